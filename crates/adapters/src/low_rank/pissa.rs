@@ -1,0 +1,75 @@
+//! PiSSA: principal singular values and vectors adaptation. Meng et al., NeurIPS 2024, equations 2–4.
+//!
+//! `W = U S Vᵀ`; the `r` largest components become the adapter, `A = U_r √(S_r / s)`, `B = √(S_r / s) V_rᵀ`, and the frozen base becomes the
+//! rest, `W − s A B`. The adapted model starts as the base; training moves the principal part.
+//!
+//! It is saved as the plain LoRA of twice the rank on the *original* base that has the same effect: `A' = [A, A₀]`, `B' = [B; −B₀]`.
+
+use super::lora::Lora;
+use burn::module::{Module, Param};
+use burn::tensor::{DType, Tensor};
+use peft_core::linalg::{Svd, randomized_svd, svd};
+use peft_core::{Adapter, Base, Built, Result, Stored, as_type};
+use rand_chacha::ChaCha8Rng;
+
+/// The state of PiSSA on one weight.
+#[derive(Module, Debug)]
+pub struct Pissa {
+    /// The trained factors.
+    pub lora: Lora,
+    /// `A₀`, frozen.
+    initial_a: Param<Tensor<2>>,
+    /// `B₀`, frozen.
+    initial_b: Param<Tensor<2>>,
+}
+
+impl Pissa {
+    /// Split `weight: [d_in, d_out]` into adapter and rest; with `iterations` by randomised decomposition.
+    ///
+    /// # Errors
+    /// [`peft_core::Error::NonFinite`] if the weight is not finite.
+    pub fn split(weight: Tensor<2>, rank: usize, scaling: f64, dropout: f64, iterations: Option<usize>, rng: &mut ChaCha8Rng) -> Result<Built> {
+        let stored = weight.dtype();
+        let exact = as_type(weight, DType::F32).detach();
+        let Svd { u, s, vt } = match iterations {
+            Some(iterations) => randomized_svd(exact.clone(), rank, iterations, rng)?,
+            None => svd(exact.clone(), rank)?,
+        };
+        let root: Tensor<2> = (s / scaling).sqrt().unsqueeze();
+        let a = u * root.clone();
+        let b = vt * root.transpose();
+        let rest = exact - a.clone().matmul(b.clone()) * scaling;
+        let frozen = |tensor: &Tensor<2>| Param::from_tensor(tensor.clone()).set_require_grad(false);
+        let (initial_a, initial_b) = (frozen(&a), frozen(&b));
+        let lora = Lora::from_factors(a, b, scaling, dropout, false);
+        let adapter = peft_core::AnyAdapter::new(Self { lora, initial_a, initial_b });
+        Ok(Built { adapter, base: Some(as_type(rest, stored)) })
+    }
+}
+
+impl Adapter for Pissa {
+    const NAME: &'static str = "pissa";
+
+    fn weight(&self, base: Tensor<2>) -> Tensor<2> {
+        Adapter::weight(&self.lora, base)
+    }
+
+    fn forward(&self, x: Tensor<2>, base: &Base) -> Tensor<2> {
+        Adapter::forward(&self.lora, x, base)
+    }
+
+    fn delta(&self, x: Tensor<2>) -> Option<Tensor<2>> {
+        self.lora.delta(x)
+    }
+
+    fn export(&self) -> Vec<Stored> {
+        let a = Tensor::cat(vec![self.lora.lora_a.val(), self.initial_a.val()], 1);
+        let b = Tensor::cat(vec![self.lora.lora_b.val(), -self.initial_b.val()], 0);
+        vec![Stored::transposed("lora_A.weight", a), Stored::transposed("lora_B.weight", b)]
+    }
+
+    /// Reads the trained factors as HF PEFT writes them without conversion: of rank `r`, on the rest.
+    fn import(&mut self, read: &mut dyn FnMut(&str, &[usize]) -> Result<Tensor<1>>) -> Result<()> {
+        self.lora.import(read)
+    }
+}

@@ -1,0 +1,40 @@
+//! The non-linearity of the feed-forward block.
+
+use burn::tensor::{Tensor, activation};
+
+/// An activation function, by its name in `config.json`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `silu`: `x · σ(x)`.
+    Silu,
+    /// `gelu`: `x · Φ(x)`.
+    Gelu,
+    /// `gelu_pytorch_tanh`, `gelu_new`: GELU with its tanh approximation.
+    GeluTanh,
+    /// `relu`: `max(x, 0)`.
+    Relu,
+}
+
+impl Activation {
+    pub(super) fn from_name(name: &str) -> Result<Self, String> {
+        match name {
+            "silu" | "swish" => Ok(Self::Silu),
+            "gelu" => Ok(Self::Gelu),
+            "gelu_pytorch_tanh" | "gelu_new" => Ok(Self::GeluTanh),
+            "relu" => Ok(Self::Relu),
+            _ => Err(format!(
+                "hidden_act `{name}` is not supported; supported: `silu`, `gelu`, `gelu_pytorch_tanh`, `gelu_new`, `relu`"
+            )),
+        }
+    }
+
+    /// The function of every element.
+    pub fn apply<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
+        match self {
+            Self::Silu => activation::silu(x),
+            Self::Gelu => activation::gelu(x),
+            Self::GeluTanh => activation::gelu_approximate(x),
+            Self::Relu => activation::relu(x),
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Embedding, blocks and final normalisation.
+
+use super::attention::{Past, Place};
+use super::block::DecoderLayer;
+use super::cache::KvCache;
+use super::config::DecoderConfig;
+use super::norm::RmsNorm;
+use super::rotary::Rotary;
+use super::span::Spans;
+use burn::module::Module;
+use burn::nn::{Embedding, EmbeddingConfig};
+use burn::tensor::{Device, Int, Tensor};
+use peft_core::{Lookup, Port};
+use std::sync::Arc;
+
+/// A decoder without its head.
+#[derive(Module, Debug)]
+pub struct Decoder {
+    /// Token embeddings `[vocab, d]`.
+    pub embed_tokens: Embedding,
+    /// On the embedded tokens.
+    pub embed_output: Port,
+    /// The blocks.
+    pub layers: Vec<DecoderLayer>,
+    /// Before the head.
+    pub norm: RmsNorm,
+    #[module(skip)]
+    rotary: Rotary,
+    #[module(skip)]
+    config: Arc<DecoderConfig>,
+}
+
+impl Decoder {
+    pub(super) fn new(config: &Arc<DecoderConfig>, device: &Device) -> Self {
+        let layer = |windowed: &bool| DecoderLayer::new(config, *windowed, device);
+        Self {
+            embed_tokens: EmbeddingConfig::new(config.vocab_size, config.hidden_size).init(device),
+            embed_output: Port::new(),
+            layers: config.windowed.iter().map(layer).collect(),
+            norm: RmsNorm::new(config.hidden_size, config.rms_norm_eps, device),
+            rotary: Rotary::new(&config.rope, config.head_dim),
+            config: config.clone(),
+        }
+    }
+
+    pub(super) fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// Final hidden states `[b, s, d]` of `ids: [b, s]`, after the tokens in `cache` if there is one.
+    pub(super) fn forward(&self, ids: Tensor<2, Int>, mut cache: Option<&mut KvCache>) -> Tensor<3> {
+        let tokens = ids.dims()[1];
+        let len = cache.as_ref().map_or(0, |cache| cache.len());
+        let end = len + tokens;
+        let room = cache.as_ref().map_or(0, |cache| cache.room(end));
+        let mut x = self.embed_output.apply(self.embed_tokens.lookup(ids));
+        let device = x.device();
+        let rotation = self.rotary.positions(len, end, &device);
+        let spans = Spans::new(&self.config, len, end, &device);
+        for (index, layer) in self.layers.iter().enumerate() {
+            let past = cache.as_mut().map(|cache| Past { cache: &mut cache.layers[index], len, room });
+            x = layer.forward(x, Place { rotation: &rotation, span: spans.of(layer.windowed), past });
+        }
+        if let Some(cache) = cache {
+            cache.advance(tokens);
+        }
+        self.norm.forward(x)
+    }
+}

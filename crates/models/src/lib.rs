@@ -1,0 +1,41 @@
+//! Backbones that read Hugging Face checkpoints into Burn modules.
+//!
+//! A backbone names its fields as the checkpoint names its tensors, so that a module path is a checkpoint key; it calls
+//! [`project`](peft_core::Project::project) and [`lookup`](peft_core::Lookup::lookup) where it multiplies, so that adapters attached
+//! to any of its weights take their fast path; and it declares [`Port`](peft_core::Port)s where adapters act on activations.
+//!
+//! ```no_run
+//! use peft_models::{CausalLm, GenerateConfig, generate};
+//! use std::ops::ControlFlow;
+//!
+//! # fn main() -> peft_core::Result<()> {
+//! let device = burn::tensor::Device::default();
+//! let model = CausalLm::load("SmolLM2-135M", &device, None)?;
+//! let prompt = [1, 403, 407];
+//! let new_tokens = generate(&model, &prompt, &GenerateConfig::default(), |_| ControlFlow::Continue(()))?;
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod decoder;
+mod generate;
+mod load;
+
+pub use decoder::{CausalLm, DecoderConfig, KvCache};
+pub use generate::{GenerateConfig, generate};
+
+/// An architecture that this crate can read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Architecture {
+    /// Its name in `architectures` of `config.json`.
+    pub name: &'static str,
+    /// Its name in `model_type` of `config.json`.
+    pub model_type: &'static str,
+    /// Well-known models that use it.
+    pub models: &'static str,
+}
+
+/// The supported architectures.
+pub fn architectures() -> &'static [Architecture] {
+    decoder::ARCHITECTURES
+}

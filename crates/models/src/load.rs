@@ -1,0 +1,170 @@
+//! Filling a module's parameters, from a checkpoint or at random, by walking the module.
+//!
+//! A parameter's path is its key, so that no list of names is written by hand. Parameters are lazy until they are filled: a
+//! module of any size costs nothing before its checkpoint has been checked.
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{DType, Device, Tensor};
+use peft_core::files::{Checkpoint, Dtype};
+use peft_core::{Result, seed};
+use std::collections::HashSet;
+
+/// Fill `module` from `checkpoint`, frozen. `dtype` converts the weights; without it they keep the type of the file.
+///
+/// # Errors
+/// For a tensor that is missing or has another shape or kind than the module needs. All are checked before the first is read.
+///
+/// Tensors that the module does not need are reported as a warning, except those that `ignore` names.
+pub(crate) fn load<M: Module>(
+    module: M,
+    checkpoint: &Checkpoint,
+    device: &Device,
+    dtype: Option<DType>,
+    ignore: impl Fn(&str) -> bool,
+) -> Result<M> {
+    let mut check = Check { checkpoint, device, path: Path::default(), keys: HashSet::new(), result: Ok(()) };
+    module.visit(&mut check);
+    check.result?;
+    let unused = checkpoint.keys().filter(|key| !check.keys.contains(*key) && !ignore(key));
+    for key in unused {
+        tracing::warn!("{}: the model has no parameter for tensor `{key}`", checkpoint.path().display());
+    }
+    let mut fill = Fill { checkpoint, device, dtype, path: Path::default(), result: Ok(()) };
+    let module = module.map(&mut fill);
+    fill.result.map(|()| module)
+}
+
+/// Fill `module` with normal numbers of deviation `std` that `seed` and each path determine, biases with zeros and scales with ones.
+pub(crate) fn randomize<M: Module>(module: M, std: f64, seed: u64, device: &Device) -> M {
+    module.map(&mut Randomize { std, seed, device, path: Path::default() })
+}
+
+/// Where a traversal stands: the names on the way, and the kind of module that owns the last.
+#[derive(Default)]
+struct Path {
+    names: Vec<String>,
+    owners: Vec<String>,
+}
+
+impl Path {
+    fn enter(&mut self, name: &str, owner: &str) {
+        self.names.push(name.into());
+        self.owners.push(owner.into());
+    }
+
+    fn exit(&mut self) {
+        self.names.pop();
+        self.owners.pop();
+    }
+
+    fn key(&self) -> String {
+        self.names.join(".")
+    }
+
+    fn name(&self) -> &str {
+        self.names.last().map_or("", String::as_str)
+    }
+
+    fn owned_by(&self, owner: &str) -> bool {
+        self.owners.last().and_then(|o| o.strip_prefix("Struct:")) == Some(owner)
+    }
+
+    /// Whether checkpoints keep the parameter transposed: PyTorch has `[out, in]` where Burn has `[in, out]`.
+    fn is_transposed(&self) -> bool {
+        self.owned_by("Linear") && self.name() == "weight"
+    }
+
+    /// The shape in a checkpoint of the parameter at this path.
+    fn file_shape<const D: usize>(&self, param: &Param<Tensor<D>>) -> [usize; D] {
+        let mut shape = param.lazy_shape().dims();
+        if self.is_transposed() {
+            shape.reverse();
+        }
+        shape
+    }
+}
+
+struct Check<'a> {
+    checkpoint: &'a Checkpoint,
+    device: &'a Device,
+    path: Path,
+    keys: HashSet<String>,
+    result: Result<()>,
+}
+
+impl ModuleVisitor for Check<'_> {
+    fn enter_module(&mut self, name: &str, owner: &str) {
+        self.path.enter(name, owner);
+    }
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.exit();
+    }
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let key = self.path.key();
+        let shape = self.path.file_shape(param);
+        let floats = [Dtype::F64, Dtype::F32, Dtype::F16, Dtype::BF16];
+        let fits = self.checkpoint.info(&key).is_some_and(|info| info.shape == shape && floats.contains(&info.dtype));
+        if !fits && self.result.is_ok() {
+            // Reading what does not fit fails before anything is read, with the reason.
+            self.result = self.checkpoint.float(&key, shape, None, self.device).map(drop);
+        }
+        self.keys.insert(key);
+    }
+}
+
+struct Fill<'a> {
+    checkpoint: &'a Checkpoint,
+    device: &'a Device,
+    dtype: Option<DType>,
+    path: Path,
+    result: Result<()>,
+}
+
+impl ModuleMapper for Fill<'_> {
+    fn enter_module(&mut self, name: &str, owner: &str) {
+        self.path.enter(name, owner);
+    }
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.exit();
+    }
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if self.result.is_err() {
+            return param;
+        }
+        match self.checkpoint.float(&self.path.key(), self.path.file_shape(&param), self.dtype, self.device) {
+            // Swapping is a change of strides, not of memory, and matrix products take any strides.
+            Ok(tensor) if self.path.is_transposed() => Param::initialized(param.id, tensor.swap_dims(0, D - 1)),
+            Ok(tensor) => Param::initialized(param.id, tensor),
+            Err(error) => {
+                self.result = Err(error);
+                param
+            }
+        }
+    }
+}
+
+struct Randomize<'a> {
+    std: f64,
+    seed: u64,
+    device: &'a Device,
+    path: Path,
+}
+
+impl ModuleMapper for Randomize<'_> {
+    fn enter_module(&mut self, name: &str, owner: &str) {
+        self.path.enter(name, owner);
+    }
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.exit();
+    }
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let shape = param.lazy_shape().dims::<D>();
+        let value = match self.path.name() {
+            "bias" => Tensor::zeros(shape, self.device),
+            _ if self.path.owned_by("RmsNorm") => Tensor::ones(shape, self.device),
+            _ => seed::normal(shape, self.std, &mut seed::rng(self.seed, &self.path.key()), self.device),
+        };
+        let trainable = Param::from_tensor(value);
+        Param { id: param.id, ..trainable }
+    }
+}

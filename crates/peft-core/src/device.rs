@@ -1,0 +1,94 @@
+//! Devices by name.
+
+use crate::{Error, Result};
+use burn::tensor::Device;
+
+/// The device that a name such as `cpu`, `vulkan`, `vulkan:1`, `cuda` or `cuda:1` stands for.
+///
+/// # Errors
+/// [`Error::Device`] for an unknown name, or a backend that is not compiled in (with the feature to build with).
+pub fn parse(name: &str) -> Result<Device> {
+    let (backend, index) = match name.split_once(':') {
+        Some((backend, index)) => {
+            let index = index.parse::<usize>().map_err(|_| Error::Device(format!("device `{name}`: `{index}` is not a device number")))?;
+            (backend, Some(index))
+        }
+        None => (name, None),
+    };
+    match backend {
+        "cpu" if index.unwrap_or(0) > 0 => Err(Error::Device("there is one cpu device; write `cpu`".into())),
+        "cpu" => cpu(),
+        "vulkan" => vulkan(index),
+        "cuda" => cuda(index),
+        _ => Err(Error::Device(format!("unknown device `{name}`; known: cpu, vulkan[:n], cuda[:n]"))),
+    }
+}
+
+/// Backends compiled into this build.
+pub fn compiled() -> Vec<&'static str> {
+    let backends = [("cpu", cfg!(feature = "cpu")), ("vulkan", cfg!(feature = "vulkan")), ("cuda", cfg!(feature = "cuda"))];
+    backends.into_iter().filter(|(_, present)| *present).map(|(name, _)| name).collect()
+}
+
+/// The device tests run on: what `PEFT_DEVICE` names, the CPU by default.
+///
+/// # Panics
+/// If `PEFT_DEVICE` names a device that this build does not have.
+pub fn host() -> Device {
+    let name = std::env::var("PEFT_DEVICE").unwrap_or_else(|_| "cpu".into());
+    parse(&name).unwrap_or_else(|error| panic!("PEFT_DEVICE: {error}"))
+}
+
+#[allow(unused)]
+fn missing(backend: &str) -> Error {
+    Error::Device(format!("this build has no {backend} backend; build with `cargo build --release --features {backend}`"))
+}
+
+#[cfg(feature = "cpu")]
+fn cpu() -> Result<Device> {
+    Ok(Device::flex())
+}
+
+#[cfg(not(feature = "cpu"))]
+fn cpu() -> Result<Device> {
+    Err(missing("cpu"))
+}
+
+#[cfg(feature = "vulkan")]
+fn vulkan(index: Option<usize>) -> Result<Device> {
+    use burn::tensor::DeviceKind;
+    Ok(Device::vulkan(index.map_or(DeviceKind::DefaultDevice, DeviceKind::DiscreteGpu)))
+}
+
+#[cfg(not(feature = "vulkan"))]
+fn vulkan(_: Option<usize>) -> Result<Device> {
+    Err(missing("vulkan"))
+}
+
+#[cfg(feature = "cuda")]
+fn cuda(index: Option<usize>) -> Result<Device> {
+    Ok(Device::cuda(index.unwrap_or(0)))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_: Option<usize>) -> Result<Device> {
+    Err(missing("cuda"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_name_lists_the_known_ones() {
+        assert_eq!(parse("tpu").unwrap_err().to_string(), "unknown device `tpu`; known: cpu, vulkan[:n], cuda[:n]");
+        assert_eq!(parse("cuda:x").unwrap_err().to_string(), "device `cuda:x`: `x` is not a device number");
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn a_backend_that_is_not_compiled_in_names_its_feature() {
+        let message = parse("cuda:0").unwrap_err().to_string();
+        assert_eq!(message, "this build has no cuda backend; build with `cargo build --release --features cuda`");
+    }
+}

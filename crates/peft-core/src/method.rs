@@ -1,0 +1,224 @@
+//! From a method's configuration to an adapted model.
+
+use crate::adapter::AnyAdapter;
+use crate::replacement::Replacement;
+use crate::site::{Site, sites};
+use crate::slot::{Slot, matricise, unmatricise};
+use crate::slots::{Edit, attach_slots, change, edit_model};
+use crate::summary::Summary;
+use crate::tap::{Needs, Statistics};
+use crate::targets::{Targets, ends_with_component, nearest};
+use crate::{Error, Result};
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+use std::collections::HashMap;
+
+/// A way to adapt a model: a configuration that validates itself and builds adapters for sites.
+pub trait Method {
+    /// The method's short name, for example `lora`.
+    fn name(&self) -> &'static str;
+
+    /// Check the configuration by itself.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`].
+    fn validate(&self) -> Result<()>;
+
+    /// Which weights get an adapter; `None` for a method that has none on weights.
+    fn targets(&self) -> Option<&Targets>;
+
+    /// Whether the method can adapt this weight.
+    fn accepts(&self, site: &Site) -> bool {
+        site.is_linear()
+    }
+
+    /// The statistics that [`builder`](Self::builder) reads.
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
+
+    /// Parameters that are trained as a whole beside the adapters.
+    fn extras(&self) -> Extras {
+        Extras::default()
+    }
+
+    /// What builds the adapter of each selected site, given the site and its weight `[d_in, d_out]`.
+    ///
+    /// # Errors
+    /// [`Error::RankTooLarge`] and others that concern the sites.
+    fn builder<'a>(&'a self, sites: &[&Site], context: &'a Context) -> Result<Builder<'a>>;
+}
+
+/// Builds the adapter of one site from the site and its weight.
+pub type Builder<'a> = Box<dyn FnMut(&Site, Tensor<2>) -> Result<Built> + 'a>;
+
+/// An adapter, and the base weight it needs in place of the present one.
+pub struct Built {
+    /// The adapter.
+    pub adapter: AnyAdapter,
+    /// The new base weight `[d_in, d_out]`, if the method splits the weight between base and adapter.
+    pub base: Option<Tensor<2>>,
+}
+
+/// Parameters to train as a whole.
+#[derive(Clone, Debug, Default)]
+pub struct Extras {
+    /// Modules of which a full copy is trained and saved.
+    pub modules_to_save: Vec<String>,
+    /// Biases to train.
+    pub bias: Biases,
+}
+
+/// Which biases of the base are trained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Biases {
+    /// None.
+    #[default]
+    None,
+    /// Those of adapted layers.
+    Adapted,
+    /// All.
+    All,
+}
+
+/// What adapters are built under.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Name of the new adapter in each slot.
+    pub name: String,
+    /// Determines the initial numbers together with each site's path.
+    pub seed: u64,
+    /// What a statistics pass gathered, for methods that need one.
+    pub statistics: Statistics,
+    /// Whether the adapters' tensors come from a file afterwards: what the file has is taken, even where a new adapter would be refused.
+    pub from_file: bool,
+}
+
+impl Default for Context {
+    fn default() -> Self {
+        Self { name: "default".into(), seed: 0, statistics: Statistics::default(), from_file: false }
+    }
+}
+
+impl Context {
+    /// A context with this seed.
+    pub fn seeded(seed: u64) -> Self {
+        Self { seed, ..Self::default() }
+    }
+}
+
+/// Freeze the model, attach the method's adapters under `context.name` and make them the active ones.
+///
+/// # Errors
+/// Those of [`Method::validate`], [`Targets::select`] and [`Method::builder`]. The model is dropped then: pass a clone (cheap, the
+/// tensors are shared) to keep it.
+pub fn adapt<M: Module>(model: M, method: &dyn Method, context: &Context) -> Result<(M, Summary)> {
+    method.validate()?;
+    let all = sites(&model);
+    let selected = match method.targets() {
+        Some(targets) => targets.select(&all, |site| method.accepts(site))?,
+        None => Vec::new(),
+    };
+    let replaced = replaced_parameters(&all, &selected, &method.extras())?;
+    if selected.is_empty() && replaced.is_empty() {
+        return Err(Error::InvalidConfig(format!("{} finds nothing to train in this model", method.name())));
+    }
+    let builder = method.builder(&selected, context)?;
+    let by_path = |sites: &[&Site]| sites.iter().map(|site| (site.path(), (*site).clone())).collect::<HashMap<_, _>>();
+    let attach = Attach {
+        name: &context.name,
+        adapted: by_path(&selected),
+        replaced: replaced.iter().map(|(site, name)| (site.path(), ((*site).clone(), name.clone()))).collect(),
+        builder,
+        built: HashMap::new(),
+        error: None,
+    };
+    let paths = attach.adapted.keys().chain(attach.replaced.keys()).cloned().collect();
+    let model = attach_slots(model.no_grad(), paths);
+    let (model, attach) = edit_model(model, attach);
+    if let Some(error) = attach.error {
+        return Err(error);
+    }
+    let summary = Summary::of(&model);
+    Ok((model, summary))
+}
+
+struct Attach<'a> {
+    name: &'a str,
+    adapted: HashMap<String, Site>,
+    replaced: HashMap<String, (Site, String)>,
+    builder: Builder<'a>,
+    built: HashMap<String, AnyAdapter>,
+    error: Option<Error>,
+}
+
+impl Edit for Attach<'_> {
+    fn param<const D: usize>(&mut self, path: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if self.error.is_some() {
+            return param;
+        }
+        if let Some((site, name)) = self.replaced.get(path) {
+            let copy = Replacement::new(site, matricise(param.val()), name);
+            self.built.insert(path.into(), AnyAdapter::new(copy));
+            return param;
+        }
+        let Some(site) = self.adapted.get(path) else { return param };
+        match (self.builder)(site, matricise(param.val())) {
+            Ok(Built { adapter, base }) => {
+                self.built.insert(path.into(), adapter);
+                match base {
+                    Some(base) => change(param, |weight| unmatricise(base, weight.dims())),
+                    None => param,
+                }
+            }
+            Err(error) => {
+                self.error = Some(error);
+                param
+            }
+        }
+    }
+
+    fn slot(&mut self, path: &str, slot: &mut Slot) {
+        if let Some(adapter) = self.built.remove(path) {
+            slot.insert(self.name, adapter);
+        }
+        slot.activate(&[(self.name, 1.0)]);
+    }
+}
+
+/// The parameters that are trained as a whole, with the name they are stored under behind their module's path.
+fn replaced_parameters<'a>(all: &'a [Site], selected: &[&Site], extras: &Extras) -> Result<Vec<(&'a Site, String)>> {
+    let mut replaced: Vec<(&Site, String)> = Vec::new();
+    for entry in &extras.modules_to_save {
+        let found: Vec<&Site> = all.iter().filter(|site| is_inside(&site.module, entry)).collect();
+        if found.is_empty() {
+            let patterns = vec![entry.clone()];
+            let nearest = nearest(&patterns, all.iter().map(|site| site.module.as_str()));
+            return Err(Error::NoTargetFound { patterns, nearest });
+        }
+        if let Some(both) = found.iter().find(|site| selected.iter().any(|s| s.id == site.id)) {
+            let message = format!("{} is both a target module and one of modules_to_save", both.module);
+            return Err(Error::InvalidConfig(message));
+        }
+        replaced.extend(found.into_iter().map(|site| (site, site.field.clone())));
+    }
+    let is_adapted = |site: &Site| selected.iter().any(|s| s.module == site.module);
+    for site in all.iter().filter(|site| site.field == "bias") {
+        let wanted = match extras.bias {
+            Biases::None => false,
+            Biases::Adapted => is_adapted(site),
+            Biases::All => true,
+        };
+        if wanted && !replaced.iter().any(|(r, _)| r.id == site.id) {
+            let name = if is_adapted(site) { "base_layer.bias" } else { "bias" };
+            replaced.push((site, name.into()));
+        }
+    }
+    Ok(replaced)
+}
+
+/// Whether `module` is a module that `entry` names, or lies inside one.
+fn is_inside(module: &str, entry: &str) -> bool {
+    let ends = module.match_indices('.').map(|(i, _)| i).chain([module.len()]);
+    ends.into_iter().any(|end| ends_with_component(&module[..end], entry))
+}

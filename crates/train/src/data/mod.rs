@@ -1,0 +1,39 @@
+//! From a data file to batches: JSON Lines → examples → chat template → token ids with marked targets → padded tensors.
+//!
+//! ```no_run
+//! use peft_train::data::{Batcher, ChatTemplate, EncodeConfig, Encoder, Position, Sampler, TextTokenizer, read_examples};
+//!
+//! # fn main() -> peft_core::Result<()> {
+//! let checkpoint = "models/base";
+//! let tokenizer = TextTokenizer::load(checkpoint)?;
+//! let template = ChatTemplate::load(checkpoint)?;
+//! let mut encoder = Encoder::new(&tokenizer, template.as_ref(), EncodeConfig::default())?;
+//! let rows = encoder.encode_all(&read_examples("train.jsonl")?)?;
+//!
+//! let batcher = Batcher::new(burn::tensor::Device::default(), tokenizer.pad_id());
+//! let sampler = Sampler::new(rows.len(), 8, 0)?;
+//! for (_position, indices) in sampler.steps(Position::default()).take(100) {
+//!     let _batch = batcher.batch(indices.iter().map(|&i| &rows[i]));
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod batch;
+mod calendar;
+mod checkpoint;
+mod encode;
+mod jsonl;
+mod python;
+mod sampler;
+mod template;
+mod tokenizer;
+mod turns;
+
+pub use batch::{Batch, Batcher};
+pub use checkpoint::SpecialTokens;
+pub use encode::{EncodeConfig, EncodeStats, Encoded, Encoder, encode_continuation, encode_example};
+pub use jsonl::{Content, Example, Message, read_examples};
+pub use sampler::{Position, Sampler, Steps};
+pub use template::ChatTemplate;
+pub use tokenizer::{Stream, TextTokenizer};

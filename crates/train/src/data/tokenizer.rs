@@ -1,0 +1,196 @@
+//! Text to token ids and back, with the checkpoint's own tokenizer.
+
+use super::checkpoint::{SpecialTokens, read_json, token_ids};
+use peft_core::{Error, Result};
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use tokenizers::Tokenizer;
+
+/// A checkpoint's tokenizer and special tokens.
+#[derive(Debug, Clone)]
+pub struct TextTokenizer {
+    tokenizer: Tokenizer,
+    file: PathBuf,
+    bos: Option<u32>,
+    /// The tokenizer's own end-of-sequence token first.
+    eos: Vec<u32>,
+    pad: Option<u32>,
+    special: HashSet<u32>,
+    vocab_size: usize,
+}
+
+/// A token and the bytes of the text that it stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Piece {
+    pub(super) id: u32,
+    pub(super) start: usize,
+    pub(super) end: usize,
+    /// Whether it was added around the text instead of being found in it.
+    pub(super) added: bool,
+}
+
+impl TextTokenizer {
+    /// Read `tokenizer.json` of a checkpoint directory.
+    ///
+    /// The ids of special tokens come from `tokenizer_config.json`, `special_tokens_map.json`, `generation_config.json` and
+    /// `config.json`, each optional. Truncation and padding that the file asks for are switched off: data decide about both.
+    pub fn load(dir: impl AsRef<Path>) -> Result<Self> {
+        let dir = dir.as_ref();
+        let file = dir.join("tokenizer.json");
+        let bytes = match std::fs::read(&file) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(Error::file(&file, missing(dir))),
+            Err(e) => return Err(Error::io(&file, e)),
+        };
+        let invalid = |e: tokenizers::Error| Error::file(&file, format!("not a tokenizer: {e}"));
+        let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(invalid)?;
+        tokenizer.with_truncation(None).map_err(invalid)?;
+        tokenizer.with_padding(None);
+        Self::with_special_tokens(tokenizer, dir, file)
+    }
+
+    fn with_special_tokens(tokenizer: Tokenizer, dir: &Path, file: PathBuf) -> Result<Self> {
+        let names = SpecialTokens::load(dir)?;
+        let generation = read_json(&dir.join("generation_config.json"))?.unwrap_or_default();
+        let model = read_json(&dir.join("config.json"))?.unwrap_or_default();
+        let ids = |name: &str| {
+            let mut ids: Vec<u32> = names.get(name).and_then(|text| known(&tokenizer, name, text)).into_iter().collect();
+            let key = format!("{name}_id");
+            let configured = token_ids(&generation, &key);
+            ids.extend(if configured.is_empty() { token_ids(&model, &key) } else { configured });
+            ids
+        };
+        let mut eos = Vec::new();
+        for id in ids("eos_token") {
+            if !eos.contains(&id) {
+                eos.push(id);
+            }
+        }
+        let (bos, pad) = (ids("bos_token").first().copied(), ids("pad_token").first().copied());
+        let added = tokenizer.get_added_tokens_decoder();
+        let special = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).chain(eos.iter().copied()).collect();
+        let vocab_size = tokenizer.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        Ok(Self { tokenizer, file, bos, eos, pad, special, vocab_size })
+    }
+
+    /// The ids of `text`; with `add_special_tokens`, including those that the tokenizer puts around a text (mostly the
+    /// beginning-of-sequence token). Special tokens written out in the text always become their ids.
+    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
+        let encoding = self.tokenizer.encode_fast(text, add_special_tokens).map_err(|e| self.error(e))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// As [`encode`](Self::encode), with the place of every token in the text.
+    pub(super) fn pieces(&self, text: &str, add_special_tokens: bool) -> Result<Vec<Piece>> {
+        let encoding = self.tokenizer.encode(text, add_special_tokens).map_err(|e| self.error(e))?;
+        let tokens = encoding.get_ids().iter().zip(encoding.get_offsets()).zip(encoding.get_special_tokens_mask());
+        Ok(tokens.map(|((&id, &(start, end)), &added)| Piece { id, start, end, added: added != 0 }).collect())
+    }
+
+    /// The text of `ids`; with `skip_special`, without the special tokens. Bytes that are not UTF-8 become `U+FFFD`.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        self.tokenizer.decode(ids, skip_special).map_err(|e| self.error(e))
+    }
+
+    /// A decoder for tokens that follow `context` one by one; special tokens are left out.
+    ///
+    /// The context (a prompt, possibly empty) decides whether the first word starts with a space.
+    pub fn stream(&self, context: &[u32]) -> Stream<'_> {
+        let context = &context[context.len().saturating_sub(8)..];
+        Stream { tokenizer: self, ids: context.to_vec(), shown: context.len() }
+    }
+
+    /// The tokens that end a text; the tokenizer's own first. Generation stops at any of them.
+    pub fn eos_ids(&self) -> &[u32] {
+        &self.eos
+    }
+
+    /// The token that begins a text, if the model has one.
+    pub fn bos_id(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// What fills short rows of a batch: the padding token, else the end of text, else token 0. Such positions are never learned.
+    pub fn pad_id(&self) -> u32 {
+        self.pad.or(self.eos.first().copied()).unwrap_or(0)
+    }
+
+    /// The highest id + 1: how many rows the embedding must have.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// Whether a token is a control token and not text.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.special.contains(&id)
+    }
+
+    fn error(&self, error: tokenizers::Error) -> Error {
+        Error::file(&self.file, format!("the tokenizer failed: {error}"))
+    }
+}
+
+/// The id of a special token; one that the vocabulary lacks is as good as none.
+fn known(tokenizer: &Tokenizer, name: &str, text: &str) -> Option<u32> {
+    let id = tokenizer.token_to_id(text);
+    if id.is_none() {
+        tracing::warn!("the {name} `{text}` is not in tokenizer.json; ignored");
+    }
+    id
+}
+
+fn missing(dir: &Path) -> String {
+    let others = ["tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"];
+    let found: Vec<_> = others.into_iter().filter(|name| dir.join(name).exists()).collect();
+    if found.is_empty() {
+        return "no such file; a checkpoint needs its tokenizer.json, copy it from where the model comes from".into();
+    }
+    format!(
+        "no such file; found {} instead, which transformers converts: \
+         `AutoTokenizer.from_pretrained(dir).save_pretrained(dir)`",
+        found.join(" and ")
+    )
+}
+
+/// Decodes tokens as they are generated.
+///
+/// A token's text can depend on its neighbours (spaces) and can be part of a character (bytes), so tokens are decoded together with
+/// those before, and text is held back until its last character is complete.
+#[derive(Debug)]
+pub struct Stream<'a> {
+    tokenizer: &'a TextTokenizer,
+    /// Tokens already shown, as far back as the next one's text depends on them, then those held back.
+    ids: Vec<u32>,
+    /// How many of `ids` have been shown.
+    shown: usize,
+}
+
+impl Stream<'_> {
+    /// More tokens than a character has bytes: text that is still incomplete then will never be complete.
+    const HELD_BACK: usize = 4;
+
+    /// Take the next token; gives the text that has become certain, if any.
+    pub fn push(&mut self, id: u32) -> Result<Option<String>> {
+        self.ids.push(id);
+        let text = self.pending()?;
+        let complete = !text.ends_with('\u{FFFD}') || self.ids.len() - self.shown > Self::HELD_BACK;
+        if text.is_empty() || !complete {
+            return Ok(None);
+        }
+        self.ids.drain(..self.shown);
+        self.shown = self.ids.len();
+        Ok(Some(text))
+    }
+
+    /// The text held back, if any; bytes of an incomplete character become `U+FFFD`.
+    pub fn finish(self) -> Result<Option<String>> {
+        Ok(Some(self.pending()?).filter(|text| !text.is_empty()))
+    }
+
+    fn pending(&self) -> Result<String> {
+        let shown = self.tokenizer.decode(&self.ids[..self.shown], true)?;
+        let mut text = self.tokenizer.decode(&self.ids, true)?;
+        let common: usize = shown.chars().zip(text.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum();
+        Ok(text.split_off(common))
+    }
+}
