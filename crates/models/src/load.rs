@@ -164,7 +164,8 @@ impl ModuleMapper for Randomize<'_> {
             _ if self.path.owned_by("RmsNorm") => Tensor::ones(shape, self.device),
             _ => seed::normal(shape, self.std, &mut seed::rng(self.seed, &self.path.key()), self.device),
         };
-        let trainable = Param::from_tensor(value);
-        Param { id: param.id, ..trainable }
+        let mut filled = Param::from_tensor(value);
+        filled.id = param.id;
+        filled
     }
 }

@@ -54,12 +54,8 @@ pub enum Task {
     Count,
     /// Add two numbers below twenty: `add: 12 7 = 19`.
     Add,
-    /// Held out. Capitals and an exclamation mark: `shout: bad fig = BAD FIG!`.
-    Shout,
     /// Held out. The letters from last to first, in capitals: `mirror: badu = UDAB`.
     Mirror,
-    /// Held out. The first letter of each word as a capital with a full stop: `acronym: bad fig = B.F.`.
-    Acronym,
     /// Held out. The first and the last letter of each word: `ends: bado fig = bo fg`.
     Ends,
     /// Held out. Move each letter one place back in the alphabet: `previous: bad = azc`.
@@ -83,14 +79,9 @@ impl Task {
         Self::Add,
     ];
 
-    /// Tasks that pre-training never sees.
-    pub const HELD_OUT: [Self; 5] = [
-        Self::Shout,
-        Self::Mirror,
-        Self::Acronym,
-        Self::Ends,
-        Self::Previous,
-    ];
+    /// Tasks that pre-training never sees. Their answers use only characters that answers of the mixture use: a
+    /// character without a trained embedding is beyond the reach of an adapter on the linear layers.
+    pub const HELD_OUT: [Self; 3] = [Self::Mirror, Self::Ends, Self::Previous];
 
     /// The held-out task that the quickstart fine-tunes on.
     pub const QUICKSTART: Self = Self::Mirror;
@@ -110,9 +101,7 @@ impl Task {
             Self::Next => "next",
             Self::Count => "count",
             Self::Add => "add",
-            Self::Shout => "shout",
             Self::Mirror => "mirror",
-            Self::Acronym => "acronym",
             Self::Ends => "ends",
             Self::Previous => "previous",
         }
@@ -136,34 +125,10 @@ impl Task {
             Self::Last => each_word(input, |word| word.chars().last().into_iter().collect()),
             Self::Swap => input.split(' ').rev().collect::<Vec<_>>().join(" "),
             Self::Next => input.chars().map(|c| shift(c, 1)).collect(),
-            Self::Count => input
-                .chars()
-                .filter(|c| c.is_ascii_lowercase())
-                .count()
-                .to_string(),
-            Self::Add => input
-                .split(' ')
-                .filter_map(|number| number.parse::<u32>().ok())
-                .sum::<u32>()
-                .to_string(),
-            Self::Shout => format!("{}!", input.to_ascii_uppercase()),
-            Self::Mirror => input
-                .chars()
-                .rev()
-                .map(|c| c.to_ascii_uppercase())
-                .collect(),
-            Self::Acronym => input
-                .split(' ')
-                .filter_map(|word| word.chars().next())
-                .flat_map(|c| [c.to_ascii_uppercase(), '.'])
-                .collect(),
-            Self::Ends => each_word(input, |word| {
-                word.chars()
-                    .next()
-                    .into_iter()
-                    .chain(word.chars().last())
-                    .collect()
-            }),
+            Self::Count => input.chars().filter(|c| c.is_ascii_lowercase()).count().to_string(),
+            Self::Add => input.split(' ').filter_map(|number| number.parse::<u32>().ok()).sum::<u32>().to_string(),
+            Self::Mirror => input.chars().rev().map(|c| c.to_ascii_uppercase()).collect(),
+            Self::Ends => each_word(input, |word| word.chars().next().into_iter().chain(word.chars().last()).collect()),
             Self::Previous => input.chars().map(|c| shift(c, 25)).collect(),
         }
     }
@@ -171,18 +136,13 @@ impl Task {
     /// Draws an input of the kind the task works on.
     pub fn input(self, rng: &mut ChaCha8Rng) -> String {
         match self {
-            Self::Reverse
-            | Self::Sort
-            | Self::Double
-            | Self::Next
-            | Self::Mirror
-            | Self::Previous => word(rng, 3),
-            Self::Copy | Self::Upper | Self::Consonants | Self::Count | Self::Shout => {
+            Self::Reverse | Self::Sort | Self::Double | Self::Next | Self::Mirror | Self::Previous => word(rng, 3),
+            Self::Copy | Self::Upper | Self::Consonants | Self::Count => {
                 let words = rng.random_range(1..=2);
                 phrase(rng, words, 2)
             }
             Self::Swap => phrase(rng, 2, 2),
-            Self::First | Self::Last | Self::Acronym | Self::Ends => {
+            Self::First | Self::Last | Self::Ends => {
                 let words = rng.random_range(2..=3);
                 phrase(rng, words, 2)
             }
@@ -211,18 +171,15 @@ pub fn quickstart_data(n_train: usize, n_eval: usize) -> (Vec<Example>, Vec<Exam
 /// Draws `n_train` and `n_eval` different examples of `task`.
 ///
 /// Which side an example may fall on depends on its prompt alone, so no evaluation prompt is ever a training prompt,
-/// whatever the sizes and the seed.
+/// whatever the sizes and the seed. Every task has tens of thousands of inputs on each side except [`Task::Add`], which
+/// has four hundred in all: the draw never ends when more examples are asked for than there are.
 pub fn split(task: Task, n_train: usize, n_eval: usize, seed: u64) -> (Vec<Example>, Vec<Example>) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut seen = HashSet::new();
     let (mut train, mut eval) = (Vec::with_capacity(n_train), Vec::with_capacity(n_eval));
     while train.len() < n_train || eval.len() < n_eval {
         let (prompt, completion) = example(task, &mut rng);
-        let (side, wanted) = if is_eval_prompt(&prompt) {
-            (&mut eval, n_eval)
-        } else {
-            (&mut train, n_train)
-        };
+        let (side, wanted) = if is_eval_prompt(&prompt) { (&mut eval, n_eval) } else { (&mut train, n_train) };
         if side.len() < wanted && seen.insert(prompt.clone()) {
             side.push((prompt, completion));
         }
@@ -237,9 +194,7 @@ pub fn is_eval_prompt(prompt: &str) -> bool {
 
 /// The 64-bit FNV-1a hash: stable across platforms and releases, unlike the standard library's hasher.
 fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// A nonsense word of one to `max_syllables` consonant-vowel pairs; a single pair always gets a closing consonant,
@@ -259,10 +214,7 @@ fn word(rng: &mut ChaCha8Rng, max_syllables: usize) -> String {
 
 /// Some nonsense words with single spaces between them.
 fn phrase(rng: &mut ChaCha8Rng, words: usize, max_syllables: usize) -> String {
-    (0..words)
-        .map(|_| word(rng, max_syllables))
-        .collect::<Vec<_>>()
-        .join(" ")
+    (0..words).map(|_| word(rng, max_syllables)).collect::<Vec<_>>().join(" ")
 }
 
 /// A number below twenty: few enough sums for a tiny model to learn them.
@@ -320,9 +272,7 @@ mod tests {
             (Task::Next, "badz", "cbea"),
             (Task::Count, "bad fig", "6"),
             (Task::Add, "12 7", "19"),
-            (Task::Shout, "bad fig", "BAD FIG!"),
             (Task::Mirror, "badu", "UDAB"),
-            (Task::Acronym, "bad fig", "B.F."),
             (Task::Ends, "bado fig", "bo fg"),
             (Task::Previous, "bad", "azc"),
         ];
@@ -344,20 +294,9 @@ mod tests {
         for task in all_tasks() {
             for _ in 0..2_000 {
                 let (prompt, completion) = example(task, &mut rng);
-                assert!(
-                    prompt.ends_with(" = ") && !completion.is_empty(),
-                    "{prompt}{completion}"
-                );
-                assert!(
-                    prompt.len() + completion.len() <= MAX_EXAMPLE_CHARS,
-                    "{prompt}{completion}"
-                );
-                assert!(
-                    prompt
-                        .bytes()
-                        .chain(completion.bytes())
-                        .all(|b| (b' '..=b'~').contains(&b))
-                );
+                assert!(prompt.ends_with(" = ") && !completion.is_empty(), "{prompt}{completion}");
+                assert!(prompt.len() + completion.len() <= MAX_EXAMPLE_CHARS, "{prompt}{completion}");
+                assert!(prompt.bytes().chain(completion.bytes()).all(|b| (b' '..=b'~').contains(&b)));
             }
         }
     }
@@ -366,9 +305,7 @@ mod tests {
     fn the_seed_decides_the_examples() {
         let draw = |seed| {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
-            (0..50)
-                .map(|_| pretraining_example(&mut rng))
-                .collect::<Vec<_>>()
+            (0..50).map(|_| pretraining_example(&mut rng)).collect::<Vec<_>>()
         };
         assert_eq!(draw(3), draw(3));
         assert_ne!(draw(3), draw(4));
@@ -378,19 +315,9 @@ mod tests {
     fn every_mixture_task_is_drawn() {
         let mut rng = ChaCha8Rng::seed_from_u64(5);
         let drawn: HashSet<String> = (0..1_000)
-            .map(|_| {
-                pretraining_example(&mut rng)
-                    .0
-                    .split(':')
-                    .next()
-                    .unwrap_or_default()
-                    .to_owned()
-            })
+            .map(|_| pretraining_example(&mut rng).0.split(':').next().unwrap_or_default().to_owned())
             .collect();
-        let mixture: HashSet<String> = Task::PRETRAINING
-            .iter()
-            .map(|t| t.instruction().to_owned())
-            .collect();
+        let mixture: HashSet<String> = Task::PRETRAINING.iter().map(|t| t.instruction().to_owned()).collect();
         assert_eq!(drawn, mixture);
     }
 

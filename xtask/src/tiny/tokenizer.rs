@@ -102,11 +102,7 @@ pub fn tokenizer_config_json() -> String {
 fn vocabulary() -> Map<String, Value> {
     let special = SPECIAL.iter().map(|&token| token.to_owned());
     let characters = std::iter::once('\n').chain(' '..='~').map(String::from);
-    special
-        .chain(characters)
-        .enumerate()
-        .map(|(id, token)| (token, json!(id)))
-        .collect()
+    special.chain(characters).enumerate().map(|(id, token)| (token, json!(id))).collect()
 }
 
 fn pretty(value: &Value) -> String {
@@ -140,28 +136,16 @@ mod tests {
         for text in [text.as_str(), spaced, "a\n b", ""] {
             let encoding = tokenizer().encode(text, false).expect("the text encodes");
             assert_eq!(encoding.get_ids().len(), text.chars().count());
-            assert_eq!(
-                tokenizer()
-                    .decode(encoding.get_ids(), true)
-                    .expect("the ids decode"),
-                text
-            );
+            assert_eq!(tokenizer().decode(encoding.get_ids(), true).expect("the ids decode"), text);
         }
     }
 
     #[test]
     fn encoding_opens_with_the_first_token() {
         let encoding = tokenizer().encode("ab", true).expect("the text encodes");
-        let [first, rest @ ..] = encoding.get_ids() else {
-            panic!("no ids")
-        };
+        let [first, rest @ ..] = encoding.get_ids() else { panic!("no ids") };
         assert_eq!((*first, rest.len()), (BOS_ID, 2));
-        assert_eq!(
-            tokenizer()
-                .decode(encoding.get_ids(), true)
-                .expect("the ids decode"),
-            "ab"
-        );
+        assert_eq!(tokenizer().decode(encoding.get_ids(), true).expect("the ids decode"), "ab");
     }
 
     #[test]
@@ -172,24 +156,17 @@ mod tests {
 
     #[test]
     fn a_special_token_in_the_text_is_one_token() {
-        let encoding = tokenizer()
-            .encode("a<eos>", false)
-            .expect("the text encodes");
+        let encoding = tokenizer().encode("a<eos>", false).expect("the text encodes");
         assert_eq!(encoding.get_ids().last(), Some(&EOS_ID));
         assert_eq!(encoding.get_ids().len(), 2);
     }
 
     #[test]
     fn the_configuration_names_the_tokens() {
-        let config: Value =
-            serde_json::from_str(&tokenizer_config_json()).expect("the configuration parses");
+        let config: Value = serde_json::from_str(&tokenizer_config_json()).expect("the configuration parses");
         assert_eq!(config["bos_token"], BOS);
         assert_eq!(config["eos_token"], EOS);
         assert_eq!(config["pad_token"], PAD);
-        assert!(
-            config["chat_template"]
-                .as_str()
-                .is_some_and(|template| template.contains("messages"))
-        );
+        assert!(config["chat_template"].as_str().is_some_and(|template| template.contains("messages")));
     }
 }

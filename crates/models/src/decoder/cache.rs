@@ -106,7 +106,7 @@ mod tests {
             let value = position as f64 + 1.0;
             let [keys, values] = layer.append(token(value), token(-value), position, 0, position + 1);
             let expected: Vec<f32> = (0..=position).flat_map(|p| [p as f32 + 1.0; 2]).collect();
-            assert_eq!(keys.into_data().to_vec::<f32>().unwrap(), expected);
+            assert_eq!(keys.try_into_vec_as::<f32>().unwrap(), expected);
             assert_eq!(values.dims(), [1, 1, position + 1, 2]);
         }
     }

@@ -86,7 +86,7 @@ mod tests {
     fn pairs_turn_by_position_times_frequency() {
         let device = Device::default();
         let x = Tensor::<4>::from_data([[[[1.0, 2.0, 3.0, 4.0]]]], &device);
-        let turned = rotary().positions(3, 4, &device).apply(x).into_data().to_vec::<f32>().unwrap();
+        let turned = rotary().positions(3, 4, &device).apply(x).try_into_vec_as::<f32>().unwrap();
         let turn = |a: f32, b: f32, angle: f32| (a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin());
         let ((a, c), (b, d)) = (turn(1.0, 3.0, 3.0), turn(2.0, 4.0, 0.3));
         for (found, expected) in turned.iter().zip([a, b, c, d]) {

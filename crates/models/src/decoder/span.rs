@@ -65,7 +65,7 @@ mod tests {
         let span = Span::new(from, to, window, &Device::default());
         let mask = span.mask.expect("several queries need a mask");
         let keys = mask.dims()[3];
-        let mask = mask.into_data().to_vec::<f32>().unwrap();
+        let mask = mask.try_into_vec_as::<f32>().unwrap();
         let seen = |row: &[f32]| (0..keys).filter(|k| row[*k] == 0.0).map(|k| k + span.start).collect();
         (span.start, mask.chunks(keys).map(seen).collect())
     }

@@ -119,7 +119,7 @@ fn header_json(file: &[u8]) -> Result<&[u8], String> {
 /// `tensors` are sorted by their offsets, which count from `data_start`.
 fn check_layout(tensors: &[(String, HeaderEntry)], data_start: usize, file_size: usize) -> Result<(), String> {
     let data_size = file_size - data_start;
-    let mut previous = ("the header", 0);
+    let mut previous = ("the header".to_string(), 0);
     for (name, HeaderEntry { dtype, shape, data_offsets: (begin, end) }) in tensors {
         let span = end
             .checked_sub(*begin)
@@ -147,7 +147,7 @@ fn check_layout(tensors: &[(String, HeaderEntry)], data_start: usize, file_size:
                 "truncated: tensor `{name}` ends at byte {expected}, the file has {file_size}; copy or download it again"
             ));
         }
-        previous = (name, *end);
+        previous = (format!("tensor `{name}`"), *end);
     }
     match data_size - previous.1 {
         0 => Ok(()),
