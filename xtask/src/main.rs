@@ -1,1 +1,48 @@
-fn main(){}
+//! Project tasks, run as `cargo xtask <task>`.
+
+mod check;
+mod parity;
+mod tiny;
+
+use clap::{Parser, Subcommand};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// The result of a task; the error is a sentence for a person.
+type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
+
+/// Tasks around the code: checks, comparisons with Python, generated assets.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    Check(check::Check),
+    Parity(parity::Parity),
+    PretrainTiny(tiny::pretrain::PretrainTiny),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().task {
+        Task::Check(task) => task.run(),
+        Task::Parity(task) => task.run(),
+        Task::PretrainTiny(task) => task.run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The root of the repository, wherever the task was started.
+fn workspace_root() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().unwrap_or(manifest).to_path_buf()
+}

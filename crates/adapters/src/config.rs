@@ -46,6 +46,35 @@ pub struct Common {
     pub unknown: Map<String, Value>,
 }
 
+impl Common {
+    /// Refuse settings of HF PEFT that this library keeps but does not implement, if they are set.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] for the first of `fields` that is not null, false, empty or `\"none\"`.
+    pub(crate) fn refuse(&self, fields: &[&str]) -> Result<()> {
+        let is_set = |field: &str| match self.unknown.get(field) {
+            None | Some(Value::Null | Value::Bool(false)) => false,
+            Some(Value::String(text)) => !matches!(text.as_str(), "" | "none"),
+            Some(Value::Array(items)) => !items.is_empty(),
+            Some(Value::Object(entries)) => !entries.is_empty(),
+            Some(Value::Bool(true) | Value::Number(_)) => true,
+        };
+        match fields.iter().find(|field| is_set(field)) {
+            Some(field) => Err(Error::InvalidConfig(format!("`{field}` is not supported"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Write a whole number without a decimal point, as HF PEFT writes it.
+pub(crate) fn number(value: f64) -> serde_json::Number {
+    let whole = value as i64;
+    match whole as f64 == value {
+        true => whole.into(),
+        false => serde_json::Number::from_f64(value).unwrap_or_else(|| 0.into()),
+    }
+}
+
 impl PeftConfig {
     /// Read the configuration in the directory `dir`.
     ///

@@ -1,1 +1,61 @@
-fn main(){}
+//! `peft`: fine-tune, evaluate, merge and run adapted language models.
+
+mod commands;
+mod loading;
+mod output;
+mod run;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Fine-tune, evaluate, merge and run language models by touching few of their parameters.
+#[derive(Parser)]
+#[command(name = "peft", version, propagate_version = true)]
+#[command(after_help = "Start with `peft quickstart`, which needs no files.\n\
+    Messages and progress go to stderr, results to stdout; PEFT_LOG=debug says more.")]
+struct Cli {
+    /// Print the result as one JSON object on stdout.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Quickstart(commands::quickstart::Quickstart),
+    Finetune(commands::finetune::Finetune),
+    Eval(commands::eval::Eval),
+    Generate(commands::generate::Generate),
+    Logits(commands::logits::Logits),
+    MergeAdapter(commands::merge_adapter::MergeAdapter),
+    Inspect(commands::inspect::Inspect),
+    Methods(commands::methods::Methods),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let level = std::env::var("PEFT_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(tracing::Level::WARN);
+    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).without_time().init();
+    let json = cli.json;
+    let result = match cli.command {
+        Command::Quickstart(command) => command.run(json),
+        Command::Finetune(command) => command.run(json),
+        Command::Eval(command) => command.run(json),
+        Command::Generate(command) => command.run(json),
+        Command::Logits(command) => command.run(json),
+        Command::MergeAdapter(command) => command.run(json),
+        Command::Inspect(command) => command.run(json),
+        Command::Methods(command) => command.run(json),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if json {
+                println!("{}", serde_json::json!({ "error": error.to_string() }));
+            }
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -20,9 +20,11 @@
 pub mod decoder;
 mod generate;
 mod load;
+mod save;
 
 pub use decoder::{CausalLm, DecoderConfig, KvCache};
 pub use generate::{GenerateConfig, generate};
+pub use save::write_weights;
 
 /// An architecture that this crate can read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

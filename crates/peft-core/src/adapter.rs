@@ -119,6 +119,11 @@ impl<'a> Base<'a> {
         }
     }
 
+    /// Whether other adapters change the weight below.
+    pub fn is_adapted(&self) -> bool {
+        matches!(self.0, Inner::Adapted { .. })
+    }
+
     /// The dense weight `[d_in, d_out]`. This builds it; prefer [`matmul`](Self::matmul).
     pub fn weight(&self) -> Tensor<2> {
         match &self.0 {

@@ -1,14 +1,17 @@
 //! Adapters on disk, as HF PEFT keeps them: `adapter_config.json` and `adapter_model.safetensors`.
 
-use crate::adapter::Stored;
+use crate::adapter::{Adapter, Stored};
 use crate::files::{Checkpoint, TensorSource, pytorch_metadata, tensor_bytes, write_atomic, write_safetensors};
+use crate::replacement::Replacement;
+use crate::site::{Site, sites};
+use crate::slot::matricise;
 use crate::slots::{adapters_named, edit_slots};
 use crate::{Error, Result};
-use burn::module::Module;
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::{DType, Tensor, TensorData};
 use serde_json::Value;
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
 /// Name of the configuration file.
@@ -64,8 +67,8 @@ pub fn save_adapter<M: Module>(model: &M, name: &str, config: &Value, dir: &Path
 /// Give the adapter called `name`, attached to the model beforehand, the values of the tensor file in `dir`.
 ///
 /// # Errors
-/// [`Error::AdapterFile`] for the first tensor that is missing, has another shape than the model needs, or belongs to no module of the
-/// model. The model is dropped then: pass a clone to keep it.
+/// [`Error::AdapterFile`] for the first tensor that is missing, has another shape than the model needs, belongs to no module of the model,
+/// or is a copy of a base weight that has other values in the model. The model is dropped then: pass a clone to keep it.
 pub fn load_tensors<M: Module>(model: M, name: &str, dir: &Path) -> Result<M> {
     let file = Checkpoint::open_file(&dir.join(TENSOR_FILE))?;
     let mut used: HashSet<String> = HashSet::new();
@@ -103,13 +106,71 @@ pub fn load_tensors<M: Module>(model: M, name: &str, dir: &Path) -> Result<M> {
     if let Some(error) = error {
         return Err(error);
     }
-    match file.keys().find(|key| !used.contains(*key)) {
+    let left = file.keys().filter(|key| !used.contains(*key)).map(String::from).collect();
+    check_copies(&model, &file, left)?;
+    Ok(model)
+}
+
+/// Check the tensors that belong to no adapter: HF PEFT adds an unchanged copy of an embedding to the file if the embedding is adapted,
+/// and loads it into the base. A copy that equals the model's own weight is passed over, anything else is an error.
+fn check_copies<M: Module>(model: &M, file: &Checkpoint, mut left: BTreeSet<String>) -> Result<()> {
+    struct Compare<'a> {
+        file: &'a Checkpoint,
+        sites: HashMap<ParamId, Site>,
+        left: &'a mut BTreeSet<String>,
+        error: Option<Error>,
+    }
+    impl ModuleVisitor for Compare<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let Some(site) = self.sites.get(&param.id).filter(|site| site.field == "weight") else { return };
+            for name in ["base_layer.weight", "weight"] {
+                let key = key(&site.path(), name);
+                if self.left.remove(&key)
+                    && let Err(error) = check_copy(self.file, key, site, matricise(param.base()))
+                {
+                    self.error.get_or_insert(error);
+                }
+            }
+        }
+    }
+    let sites = sites(model).into_iter().map(|site| (site.id, site)).collect();
+    let mut compare = Compare { file, sites, left: &mut left, error: None };
+    if !compare.left.is_empty() {
+        model.visit(&mut compare);
+    }
+    if let Some(error) = compare.error {
+        return Err(error);
+    }
+    match left.pop_first() {
         Some(key) => Err(Error::AdapterFile {
             file: file.path().into(),
-            key: key.into(),
             expected: "no such tensor for this model and configuration".into(),
-            found: file.info(key).map_or("nothing".into(), |info| format!("{:?}", info.shape)),
+            found: file.info(&key).map_or("nothing".into(), |info| format!("{:?}", info.shape)),
+            key,
         }),
-        None => Ok(model),
+        None => Ok(()),
+    }
+}
+
+/// Check that the tensor `key` of the file is the weight that the model has at `site`.
+fn check_copy(file: &Checkpoint, key: String, site: &Site, weight: Tensor<2>) -> Result<()> {
+    let error = |key: String, expected: String, found: String| Err(Error::AdapterFile { file: file.path().into(), key, expected, found });
+    let stored_as = weight.dtype();
+    let own = Replacement::new(site, weight, "weight").export().remove(0);
+    let found = file.info(&key).map_or("nothing".into(), |info| format!("{:?}", info.shape));
+    if found != format!("{:?}", own.shape) {
+        return error(key, format!("{:?}", own.shape), found);
+    }
+    let values = file.f32s(&key)?;
+    let count = values.len();
+    let mut copy = Tensor::<1>::from_data(TensorData::new(values, [count]), &own.values.device());
+    if matches!(stored_as, DType::F16 | DType::BF16) {
+        // The model may have been loaded with fewer bits than the copy has.
+        copy = copy.cast(stored_as).cast(DType::F32);
+    }
+    let difference = (copy - own.values).abs().max().into_scalar::<f32>();
+    match difference <= 1e-6 {
+        true => Ok(()),
+        false => error(key, "the values of the base model".into(), format!("values that differ by up to {difference:e}")),
     }
 }

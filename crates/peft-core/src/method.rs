@@ -4,10 +4,10 @@ use crate::adapter::AnyAdapter;
 use crate::replacement::Replacement;
 use crate::site::{Site, sites};
 use crate::slot::{Slot, matricise, unmatricise};
-use crate::slots::{Edit, attach_slots, change, edit_model};
+use crate::slots::{Edit, attach_slots, change, edit_model, unmerge_first};
 use crate::summary::Summary;
 use crate::tap::{Needs, Statistics};
-use crate::targets::{Targets, ends_with_component, nearest};
+use crate::targets::{Targets, nearest};
 use crate::{Error, Result};
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
@@ -63,7 +63,7 @@ pub struct Built {
 /// Parameters to train as a whole.
 #[derive(Clone, Debug, Default)]
 pub struct Extras {
-    /// Modules of which a full copy is trained and saved.
+    /// Ends of the paths of modules of which a full copy is trained and saved.
     pub modules_to_save: Vec<String>,
     /// Biases to train.
     pub bias: Biases,
@@ -107,19 +107,25 @@ impl Context {
     }
 }
 
-/// Freeze the model, attach the method's adapters under `context.name` and make them the active ones.
+/// Freeze the model, attach the method's adapters under `context.name` and make them the active ones. Merged adapters are taken out of
+/// the weights first.
 ///
 /// # Errors
 /// Those of [`Method::validate`], [`Targets::select`] and [`Method::builder`]. The model is dropped then: pass a clone (cheap, the
 /// tensors are shared) to keep it.
 pub fn adapt<M: Module>(model: M, method: &dyn Method, context: &Context) -> Result<(M, Summary)> {
     method.validate()?;
+    let model = unmerge_first(model);
     let all = sites(&model);
+    let extras = method.extras();
+    let saved = saved_parameters(&all, &extras.modules_to_save)?;
+    // As in HF PEFT, a module that is trained as a whole gets no adapter even if it matches.
+    let is_saved = |site: &Site| saved.iter().any(|s| s.id == site.id);
     let selected = match method.targets() {
-        Some(targets) => targets.select(&all, |site| method.accepts(site))?,
+        Some(targets) => targets.select(&all, |site| method.accepts(site) && !is_saved(site))?,
         None => Vec::new(),
     };
-    let replaced = replaced_parameters(&all, &selected, &method.extras())?;
+    let replaced = replaced_parameters(&all, &selected, saved, extras.bias);
     if selected.is_empty() && replaced.is_empty() {
         return Err(Error::InvalidConfig(format!("{} finds nothing to train in this model", method.name())));
     }
@@ -186,25 +192,24 @@ impl Edit for Attach<'_> {
     }
 }
 
-/// The parameters that are trained as a whole, with the name they are stored under behind their module's path.
-fn replaced_parameters<'a>(all: &'a [Site], selected: &[&Site], extras: &Extras) -> Result<Vec<(&'a Site, String)>> {
-    let mut replaced: Vec<(&Site, String)> = Vec::new();
-    for entry in &extras.modules_to_save {
-        let found: Vec<&Site> = all.iter().filter(|site| is_inside(&site.module, entry)).collect();
-        if found.is_empty() {
+/// The parameters of the modules whose paths end with one of `entries`, in the model's order.
+fn saved_parameters<'a>(all: &'a [Site], entries: &[String]) -> Result<Vec<&'a Site>> {
+    for entry in entries {
+        if !all.iter().any(|site| is_inside(&site.module, entry)) {
             let patterns = vec![entry.clone()];
             let nearest = nearest(&patterns, all.iter().map(|site| site.module.as_str()));
             return Err(Error::NoTargetFound { patterns, nearest });
         }
-        if let Some(both) = found.iter().find(|site| selected.iter().any(|s| s.id == site.id)) {
-            let message = format!("{} is both a target module and one of modules_to_save", both.module);
-            return Err(Error::InvalidConfig(message));
-        }
-        replaced.extend(found.into_iter().map(|site| (site, site.field.clone())));
     }
+    Ok(all.iter().filter(|site| entries.iter().any(|entry| is_inside(&site.module, entry))).collect())
+}
+
+/// The parameters that are trained as a whole, with the name they are stored under behind their module's path.
+fn replaced_parameters<'a>(all: &'a [Site], selected: &[&Site], saved: Vec<&'a Site>, bias: Biases) -> Vec<(&'a Site, String)> {
+    let mut replaced: Vec<(&Site, String)> = saved.into_iter().map(|site| (site, site.field.clone())).collect();
     let is_adapted = |site: &Site| selected.iter().any(|s| s.module == site.module);
     for site in all.iter().filter(|site| site.field == "bias") {
-        let wanted = match extras.bias {
+        let wanted = match bias {
             Biases::None => false,
             Biases::Adapted => is_adapted(site),
             Biases::All => true,
@@ -214,11 +219,11 @@ fn replaced_parameters<'a>(all: &'a [Site], selected: &[&Site], extras: &Extras)
             replaced.push((site, name.into()));
         }
     }
-    Ok(replaced)
+    replaced
 }
 
-/// Whether `module` is a module that `entry` names, or lies inside one.
+/// Whether the path of `module`, or of a module that it lies in, ends with `entry`.
 fn is_inside(module: &str, entry: &str) -> bool {
     let ends = module.match_indices('.').map(|(i, _)| i).chain([module.len()]);
-    ends.into_iter().any(|end| ends_with_component(&module[..end], entry))
+    ends.into_iter().any(|end| module[..end].ends_with(entry))
 }

@@ -60,8 +60,12 @@ impl Slot {
         self.stack.insert(name, adapter);
     }
 
-    /// Take an adapter out.
+    /// Take an adapter out. If it is merged, what is merged stays in the weight for good.
     pub fn remove(&mut self, name: &str) {
+        if self.is_merged() && self.active.iter().any(|a| a.name == name) {
+            self.merged = None;
+            self.active.clear();
+        }
         self.stack.entries.retain(|(n, _)| n != name);
         self.active.retain(|a| a.name != name);
     }

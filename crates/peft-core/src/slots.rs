@@ -122,7 +122,7 @@ pub fn adapter_names<M: Module>(model: &M) -> Vec<String> {
 }
 
 /// Make exactly these adapters active, each with the weight of its change; one adapter with weight 1 is the ordinary case, an empty
-/// list gives the plain base.
+/// list gives the plain base. Merged adapters are taken out of the weights first.
 ///
 /// # Errors
 /// [`Error::UnknownAdapter`].
@@ -133,10 +133,21 @@ pub fn activate<M: Module>(model: M, weighted: &[(&str, f64)]) -> Result<M> {
             return Err(Error::UnknownAdapter { name: (*name).into(), known });
         }
     }
-    Ok(edit_slots(model, |_, slot| slot.activate(weighted)))
+    Ok(edit_slots(unmerge_first(model), |_, slot| slot.activate(weighted)))
 }
 
-/// Take an adapter out of the model, which frees its memory.
+/// The model with no adapter merged, before something changes that merging has fixed.
+pub(crate) fn unmerge_first<M: Module>(model: M) -> M {
+    let mut merged = false;
+    visit_slots(&model, |_, slot| merged |= slot.is_merged());
+    if !merged {
+        return model;
+    }
+    tracing::warn!("the merged adapters are taken out of the weights first");
+    unmerge(model)
+}
+
+/// Take an adapter out of the model, which frees its memory. If it is merged, its change stays in the weights for good.
 ///
 /// # Errors
 /// [`Error::UnknownAdapter`].
@@ -198,14 +209,19 @@ pub fn merge<M: Module>(model: M) -> Result<M> {
     }
     impl Edit for Merge {
         fn param<const D: usize>(&mut self, path: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            if let Some(module) = path.strip_suffix(".bias")
-                && let Some(slot) = self.slots.get_mut(&format!("{module}.weight"))
-            {
-                return change(param, |bias| {
-                    let dims = bias.dims();
-                    unmatricise(slot.merge_bias(bias.reshape([-1])).unsqueeze(), dims)
-                });
-            }
+            let param = self.own(path, param);
+            let Some(module) = path.strip_suffix(".bias") else { return param };
+            let Some(slot) = self.slots.get_mut(&format!("{module}.weight")) else { return param };
+            change(param, |bias| {
+                let dims = bias.dims();
+                unmatricise(slot.merge_bias(bias.reshape([-1])).unsqueeze(), dims)
+            })
+        }
+        fn slot(&mut self, _: &str, _: &mut Slot) {}
+    }
+    impl Merge {
+        /// The parameter with the adapters of its own slot in it.
+        fn own<const D: usize>(&mut self, path: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let Some(slot) = self.slots.get_mut(path) else { return param };
             change(param, |weight| match slot.merge(matricise(weight.clone()), path) {
                 Ok(Some(merged)) => unmatricise(merged, weight.dims()),
@@ -216,7 +232,6 @@ pub fn merge<M: Module>(model: M) -> Result<M> {
                 }
             })
         }
-        fn slot(&mut self, _: &str, _: &mut Slot) {}
     }
     let mut merge = Merge::default();
     visit_slots(&model, |path, slot| {
@@ -237,9 +252,10 @@ pub fn unmerge<M: Module>(model: M) -> M {
     }
     impl Edit for Unmerge {
         fn param<const D: usize>(&mut self, path: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            if let Some(original) = self.biases.remove(path) {
-                return change(param, |bias| unmatricise(original.unsqueeze(), bias.dims()));
-            }
+            let param = match self.biases.remove(path) {
+                Some(original) => change(param, |bias| unmatricise(original.unsqueeze(), bias.dims())),
+                None => param,
+            };
             let Some(slot) = self.slots.get_mut(path) else { return param };
             let biases = &mut self.biases;
             change(param, |weight| match slot.unmerge(matricise(weight.clone())) {

@@ -73,7 +73,7 @@ pub struct Targets {
     /// Modules to leave out even if they match.
     #[serde(default)]
     pub exclude_modules: Option<Names>,
-    /// Layers to adapt, by the first number in the path.
+    /// Layers to adapt, by the first number in the path. Only beside a list of target modules, as in HF PEFT.
     #[serde(default)]
     pub layers_to_transform: Option<Layers>,
 }
@@ -89,10 +89,11 @@ pub enum Layers {
 }
 
 impl Layers {
-    fn contains(&self, layer: usize) -> bool {
+    fn includes(&self, layer: usize) -> bool {
         match self {
             Self::One(one) => *one == layer,
-            Self::Several(several) => several.contains(&layer),
+            // An empty list narrows nothing, as in HF PEFT.
+            Self::Several(several) => several.is_empty() || several.contains(&layer),
         }
     }
 }
@@ -106,9 +107,14 @@ impl Targets {
     /// The weights that match, among those that `accepts` says the method can adapt.
     ///
     /// # Errors
-    /// [`Error::NoTargetFound`] with the nearest names if none matches; [`Error::InvalidConfig`] for a bad pattern or absent targets.
+    /// [`Error::NoTargetFound`] with the nearest names if none matches; [`Error::InvalidConfig`] for a bad pattern, absent targets, or
+    /// `layers_to_transform` beside a pattern.
     pub fn select<'a>(&self, sites: &'a [Site], accepts: impl Fn(&Site) -> bool) -> Result<Vec<&'a Site>> {
         let names = self.target_modules.as_ref().ok_or_else(|| Error::InvalidConfig("target_modules is not set".into()))?;
+        if let (Names::Pattern(pattern), Some(_)) = (names, &self.layers_to_transform) {
+            let message = format!("layers_to_transform needs a list of target_modules; the pattern `{pattern}` can name the layers itself");
+            return Err(Error::InvalidConfig(message));
+        }
         let wanted = names.matcher("target_modules")?;
         let excluded = self.exclude_modules.as_ref().map(|names| names.matcher("exclude_modules")).transpose()?;
         let candidates: Vec<&Site> = sites.iter().filter(|site| site.is_weight() && accepts(site)).collect();
@@ -117,7 +123,7 @@ impl Targets {
             .copied()
             .filter(|site| if names.is_all_linear() { site.is_linear() && !site.is_output_head() } else { wanted.matches(&site.module) })
             .filter(|site| !excluded.as_ref().is_some_and(|e| e.matches(&site.module)))
-            .filter(|site| self.layers_to_transform.as_ref().is_none_or(|l| layer(&site.module).is_some_and(|i| l.contains(i))))
+            .filter(|site| self.layers_to_transform.as_ref().is_none_or(|l| layer(&site.module).is_some_and(|i| l.includes(i))))
             .collect();
         if selected.is_empty() {
             let patterns = names.patterns();
@@ -134,6 +140,8 @@ fn layer(path: &str) -> Option<usize> {
 }
 
 /// The value of the first pattern that matches the path: key `k` matches when the regular expression `(.*\.)?(k)$` does.
+///
+/// The keys are tried in alphabetical order, which is the order in which HF PEFT writes them to a file and tries them when it reads it.
 ///
 /// # Errors
 /// [`Error::InvalidConfig`] if a key is not a regular expression.
@@ -230,6 +238,17 @@ mod tests {
         targets.layers_to_transform = Some(Layers::Several(vec![0, 2]));
         let expected = ["model.layers.0.self_attn.q_proj", "model.layers.2.self_attn.q_proj"];
         assert_eq!(selected(&targets).unwrap(), expected);
+    }
+
+    #[test]
+    fn layers_narrow_lists_only() {
+        let mut targets = Targets::new(Names::Pattern("all-linear".into()));
+        targets.layers_to_transform = Some(Layers::One(1));
+        assert!(matches!(selected(&targets), Err(Error::InvalidConfig(message)) if message.contains("layers_to_transform")));
+        targets.target_modules = Some(Names::list(["q_proj"]));
+        assert_eq!(selected(&targets).unwrap(), ["model.layers.1.self_attn.q_proj"]);
+        targets.layers_to_transform = Some(Layers::Several(Vec::new()));
+        assert_eq!(selected(&targets).unwrap().len(), 3);
     }
 
     #[test]

@@ -17,12 +17,13 @@ use burn_train::{InferenceStep, Interrupter, Learner, SupervisedTraining, TrainO
 use peft_core::{Error, LanguageModel, Result, has_shared, penalty};
 use peft_objectives::cross_entropy;
 use serde::{Deserialize, Serialize};
+use std::any::Any;
 use std::fmt::Debug;
 use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// Settings of a run.
@@ -185,7 +186,7 @@ impl<M: LanguageModel + ModuleDisplay + 'static> Trainer<M> {
     /// # Errors
     /// [`Error::InvalidConfig`] for settings out of range, a model on a device without autodiff or without anything to train;
     /// [`Error::NonFinite`] at the first loss that is not a number; [`Error::Io`].
-    pub fn run(mut self, model: M) -> Result<Trained<M>> {
+    pub fn run(self, model: M) -> Result<Trained<M>> {
         self.config.validate()?;
         let device = model.devices().into_iter().next().unwrap_or_default();
         if !device.is_autodiff() {
@@ -198,7 +199,24 @@ impl<M: LanguageModel + ModuleDisplay + 'static> Trainer<M> {
 
         let checkpoints = CheckpointDir::new(self.directory.join("checkpoints"));
         let fingerprint = fingerprint(&self.config, &self.train);
-        let run = Handle::default();
+        let interrupter = Interrupter::new();
+        let run = Handle::new(Run::<M> {
+            metrics: None,
+            batcher: Batcher::new(device.clone(), self.pad_id),
+            hooks: self.hooks,
+            on_step: self.on_step,
+            eval: self.eval,
+            checkpoints: checkpoints.clone(),
+            fingerprint: fingerprint.clone(),
+            interrupter: interrupter.clone(),
+            losses: Vec::new(),
+            report: Report { train_loss_first: f64::NAN, ..Report::default() },
+            total_steps,
+            steps_per_epoch,
+            began: Instant::now(),
+            error: None,
+            config: self.config.clone(),
+        });
         let mut tuned = Tuned { model, run: run.clone() };
         let mut optimizer = self.config.optimizer.optimizer(&tuned);
         let mut state = None;
@@ -208,31 +226,21 @@ impl<M: LanguageModel + ModuleDisplay + 'static> Trainer<M> {
         let step = state.as_ref().map_or(0, |state| state.step);
         let start = state.as_ref().map_or(Position::default(), |state| state.position);
         let scheduler = self.config.optimizer.scheduler(&tuned, total_steps, step);
-
+        let metrics = open_metrics(&self.directory.join("metrics.jsonl"), step)?;
+        let shared = has_shared(&tuned.model);
         let clip = self.config.optimizer.max_grad_norm;
-        if clip > 0.0 {
-            self.hooks.push(Box::new(ClipGlobalNorm { max: clip }));
-        }
-        if has_shared(&tuned.model) {
-            self.hooks.insert(0, Box::new(Retie));
-        }
-        let interrupter = Interrupter::new();
-        *run.lock() = Some(Run {
-            metrics: open_metrics(&self.directory.join("metrics.jsonl"), step)?,
-            batcher: Batcher::new(device.clone(), self.pad_id),
-            hooks: self.hooks,
-            on_step: self.on_step,
-            eval: self.eval,
-            checkpoints: checkpoints.clone(),
-            fingerprint,
-            interrupter: interrupter.clone(),
-            losses: Vec::new(),
-            report: Report { steps: step, train_loss_first: state.map_or(f64::NAN, |s| s.first_loss), ..Report::default() },
-            total_steps,
-            steps_per_epoch,
-            began: Instant::now(),
-            error: None,
-            config: self.config.clone(),
+        run.with(|run: &mut Run<M>| {
+            run.metrics = Some(metrics);
+            run.report.steps = step;
+            if let Some(state) = state {
+                run.report.train_loss_first = state.first_loss;
+            }
+            if clip > 0.0 {
+                run.hooks.push(Box::new(ClipGlobalNorm { max: clip }));
+            }
+            if shared {
+                run.hooks.insert(0, Box::new(Retie));
+            }
         });
         let model = if step < total_steps {
             let loader = Loader {
@@ -259,7 +267,7 @@ impl<M: LanguageModel + ModuleDisplay + 'static> Trainer<M> {
         } else {
             tuned.model.valid()
         };
-        let run = run.lock().take().expect("the run is put there above");
+        let run: Run<M> = run.take().expect("the run is put there above");
         if let Some(error) = run.error {
             return Err(error);
         }
@@ -309,31 +317,33 @@ fn open_metrics(path: &std::path::Path, step: usize) -> Result<File> {
 struct Tuned<M: Module> {
     model: M,
     #[module(skip)]
-    run: Handle<M>,
+    run: Handle,
 }
 
 /// The state of a run, shared by the learner's clones of the model.
-struct Handle<M>(Arc<Mutex<Option<Run<M>>>>);
+///
+/// Type-erased, since Burn's derive does not take a skipped field that depends on a module's type parameter.
+#[derive(Clone)]
+struct Handle(Arc<Mutex<Option<Box<dyn Any + Send>>>>);
 
-impl<M> Handle<M> {
-    fn lock(&self) -> MutexGuard<'_, Option<Run<M>>> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+impl Handle {
+    fn new<M: Send + 'static>(run: Run<M>) -> Self {
+        Self(Arc::new(Mutex::new(Some(Box::new(run)))))
+    }
+
+    /// Use the run, if it has not been taken.
+    fn with<M: 'static, T>(&self, use_it: impl FnOnce(&mut Run<M>) -> T) -> Option<T> {
+        let mut run = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        run.as_mut()?.downcast_mut().map(use_it)
+    }
+
+    fn take<M: 'static>(&self) -> Option<Run<M>> {
+        let run = self.0.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        run.downcast().ok().map(|run| *run)
     }
 }
 
-impl<M> Default for Handle<M> {
-    fn default() -> Self {
-        Self(Arc::new(Mutex::new(None)))
-    }
-}
-
-impl<M> Clone for Handle<M> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
-}
-
-impl<M> Debug for Handle<M> {
+impl Debug for Handle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Run")
     }
@@ -341,7 +351,7 @@ impl<M> Debug for Handle<M> {
 
 struct Run<M> {
     config: TrainConfig,
-    metrics: File,
+    metrics: Option<File>,
     batcher: Batcher,
     hooks: Vec<Box<dyn Hook<M>>>,
     on_step: Box<dyn FnMut(&Progress) + Send>,
@@ -365,9 +375,7 @@ impl<M: LanguageModel + ModuleDisplay + 'static> TrainStep for Tuned<M> {
     fn step(&self, Share { batch, share }: Share) -> TrainOutput<()> {
         let tokens = batch.tokens;
         let loss = cross_entropy(evaluate::logits(&self.model, &batch), batch.targets);
-        if let Some(run) = self.run.lock().as_mut() {
-            run.losses.push((loss.clone().without_autodiff(), share, tokens));
-        }
+        self.run.with(|run: &mut Run<M>| run.losses.push((loss.clone().without_autodiff(), share, tokens)));
         let objective = match penalty(&self.model) {
             Some(penalty) => loss + penalty,
             None => loss,
@@ -377,24 +385,20 @@ impl<M: LanguageModel + ModuleDisplay + 'static> TrainStep for Tuned<M> {
 
     fn optimize(self, optimizer: &mut ModuleOptimizer, rate: ModuleLearningRate, gradients: GradientsParams) -> Self {
         let handle = self.run.clone();
-        let mut guard = handle.lock();
-        let Some(run) = guard.as_mut() else { return self };
-        if run.error.is_some() || run.report.steps >= run.total_steps {
-            return self;
-        }
-        match run.take_step(self, optimizer, rate, gradients) {
-            Ok(tuned) => {
-                if run.report.steps >= run.total_steps {
-                    run.interrupter.stop(None);
-                }
-                tuned
+        let mut tuned = Some(self);
+        handle.with(|run: &mut Run<M>| {
+            if run.error.is_some() || run.report.steps >= run.total_steps {
+                return;
             }
-            Err((tuned, error)) => {
-                run.error = Some(error);
+            let taken = tuned.take().expect("put there above");
+            let (back, result) = run.take_step(taken, optimizer, rate, gradients);
+            tuned = Some(back);
+            run.error = result.err();
+            if run.error.is_some() || run.report.steps >= run.total_steps {
                 run.interrupter.stop(None);
-                tuned
             }
-        }
+        });
+        tuned.expect("a step gives the model back")
     }
 }
 
@@ -406,21 +410,20 @@ impl<M: LanguageModel + ModuleDisplay + 'static> InferenceStep for Tuned<M> {
 }
 
 impl<M: LanguageModel + ModuleDisplay + 'static> Run<M> {
-    #[allow(clippy::result_large_err)]
     fn take_step(
         &mut self,
         tuned: Tuned<M>,
         optimizer: &mut ModuleOptimizer,
         rate: ModuleLearningRate,
         mut gradients: GradientsParams,
-    ) -> Result<Tuned<M>, (Tuned<M>, Error)> {
+    ) -> (Tuned<M>, Result<()>) {
         let step = self.report.steps + 1;
         let losses = std::mem::take(&mut self.losses);
         let tokens = losses.iter().map(|(_, _, tokens)| tokens).sum();
         let loss: f64 = losses.into_iter().map(|(loss, share, _)| f64::from(loss.into_scalar::<f32>()) * share).sum();
         let grad_norm = global_norm(&tuned.model, &gradients).map_or(0.0, |norm| f64::from(norm.into_scalar::<f32>()));
         if !loss.is_finite() || !grad_norm.is_finite() {
-            return Err((tuned, Error::NonFinite { what: format!("loss or gradient of step {step}") }));
+            return (tuned, Err(Error::NonFinite { what: format!("loss or gradient of step {step}") }));
         }
         for hook in &mut self.hooks {
             gradients = hook.gradients(&tuned.model, gradients, step);
@@ -429,10 +432,8 @@ impl<M: LanguageModel + ModuleDisplay + 'static> Run<M> {
         let Tuned { model, run } = optimizer.step(rate, tuned, gradients);
         let model = self.hooks.iter_mut().fold(model, |model, hook| hook.after_step(model, step));
         let tuned = Tuned { model, run };
-        match self.record(&tuned, optimizer, step, loss, lr, grad_norm, tokens) {
-            Ok(()) => Ok(tuned),
-            Err(error) => Err((tuned, error)),
-        }
+        let result = self.record(&tuned, optimizer, step, loss, lr, grad_norm, tokens);
+        (tuned, result)
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -454,7 +455,9 @@ impl<M: LanguageModel + ModuleDisplay + 'static> Run<M> {
         let epoch = step as f64 / self.steps_per_epoch as f64;
         let progress = Progress { step, total_steps: self.total_steps, epoch, loss, lr, grad_norm, tokens, tokens_per_second, eval_loss };
         let line = serde_json::to_string(&progress).expect("progress is plain data");
-        writeln!(self.metrics, "{line}").map_err(|e| Error::io("metrics.jsonl", e))?;
+        if let Some(metrics) = &mut self.metrics {
+            writeln!(metrics, "{line}").map_err(|e| Error::io("metrics.jsonl", e))?;
+        }
         (self.on_step)(&progress);
         if is_due(self.config.save_steps) && step < self.total_steps {
             let batch = (step % self.steps_per_epoch) * self.config.gradient_accumulation_steps;

@@ -3,7 +3,8 @@
 //! `W' = (W + s A B) · diag(m / n)`, where `m: [d_out]` is trained and `n` is the column norm of `W + s A B`, recomputed at every call but
 //! treated as a constant by the backward pass (section 4.3). At the start `m = n`, so the adapted model starts as the base.
 //!
-//! The norm comes from `n² = ‖w‖² + 2 s ⟨w, AB⟩ + s² ‖AB‖²` per column, which needs `Aᵀ W` and `Aᵀ A` but no matrix the size of `W`.
+//! The norm comes from `n² = ‖w‖² + 2 s ⟨w, AB⟩ + s² ‖AB‖²` per column, which needs `Aᵀ W` and `Aᵀ A` but no matrix the size of `W`. Only on
+//! top of other active adapters, where `‖w‖` is not known beforehand, the weight is built.
 
 use super::lora::Lora;
 use burn::module::{Module, Param};
@@ -37,6 +38,10 @@ impl Dora {
 
     /// `m / n: [1, d_out]`, 1 where `n` is 0.
     fn ratio(&self, base: &Base) -> Tensor<2> {
+        if base.is_adapted() {
+            let adapted = Adapter::weight(&self.lora, as_type(base.weight(), DType::F32));
+            return self.over(column_norm(adapted.detach()).unsqueeze());
+        }
         let a = self.lora.lora_a.val().detach();
         let b = self.lora.lora_b.val().detach();
         let s = self.lora.scaling();

@@ -3,9 +3,9 @@
 use super::dora::Dora;
 use super::lora::{Lora, Start};
 use super::pissa::Pissa;
-use crate::config::Common;
+use crate::config::{Common, number};
 use peft_core::{AnyAdapter, Biases, Builder, Built, Context, Error, Extras, Method, Names, Result, Site, Targets, pattern_value, seed};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use std::collections::BTreeMap;
 
 /// Configuration of LoRA, rsLoRA, DoRA and PiSSA.
@@ -15,6 +15,7 @@ pub struct LoraConfig {
     /// Rank.
     pub r: usize,
     /// `α`: the change is scaled by `α / r`.
+    #[serde(serialize_with = "whole_number")]
     pub lora_alpha: f64,
     /// Dropout on the adapter's input.
     pub lora_dropout: f64,
@@ -28,9 +29,10 @@ pub struct LoraConfig {
     pub use_dora: bool,
     /// How the factors begin.
     pub init_lora_weights: Init,
-    /// Ranks of single modules: a regular expression for the end of the path, and the rank.
+    /// Ranks of single modules: a regular expression for the end of the path, and the rank. The first that matches counts.
     pub rank_pattern: BTreeMap<String, usize>,
     /// `α` of single modules.
+    #[serde(serialize_with = "whole_numbers")]
     pub alpha_pattern: BTreeMap<String, f64>,
     /// Modules of which a full copy is trained and saved.
     pub modules_to_save: Option<Vec<String>>,
@@ -115,6 +117,33 @@ impl Init {
     }
 }
 
+fn whole_number<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    number(*value).serialize(serializer)
+}
+
+fn whole_numbers<S: Serializer>(values: &BTreeMap<String, f64>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(values.iter().map(|(key, value)| (key, number(*value))))
+}
+
+/// Settings of HF PEFT that change what an adapter means and that this library does not implement.
+const UNSUPPORTED: [&str; 15] = [
+    "alora_invocation_tokens",
+    "arrow_config",
+    "corda_config",
+    "ensure_weight_tying",
+    "kasa_config",
+    "layer_replication",
+    "layers_pattern",
+    "lora_ga_config",
+    "megatron_config",
+    "monteclora_config",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_qalora",
+    "velora_config",
+];
+
 pub(crate) fn check_dropout(field: &str, p: f64) -> Result<()> {
     match (0.0..1.0).contains(&p) {
         true => Ok(()),
@@ -198,6 +227,7 @@ impl Method for LoraConfig {
         if pissa && (self.use_dora || self.lora_bias) {
             return invalid("PiSSA excludes use_dora and lora_bias");
         }
+        self.common.refuse(&UNSUPPORTED)?;
         check_dropout("lora_dropout", self.lora_dropout)
     }
 
@@ -206,7 +236,7 @@ impl Method for LoraConfig {
     }
 
     fn accepts(&self, site: &Site) -> bool {
-        site.is_linear() || (site.is_embedding() && !self.use_dora)
+        site.is_linear() || site.is_embedding()
     }
 
     fn extras(&self) -> Extras {
@@ -222,6 +252,10 @@ impl Method for LoraConfig {
         let plan = self.init_lora_weights.plan(context.from_file)?;
         for site in sites {
             let rank = self.rank_at(&site.module)?;
+            if site.is_embedding() && (self.use_dora || matches!(plan, Plan::Pissa { .. })) {
+                let message = "an embedding cannot be adapted by DoRA or PiSSA; leave it out of target_modules";
+                return Err(Error::InvalidConfig(format!("{}: {message}", site.module)));
+            }
             if !context.from_file || matches!(plan, Plan::Pissa { .. }) {
                 self.check_rank(site, rank)?;
             }
@@ -230,13 +264,15 @@ impl Method for LoraConfig {
             let rng = &mut seed::rng(context.seed, &site.path());
             let (rank, scaling) = (self.rank_at(&site.module)?, self.scaling_at(&site.module)?);
             let start = match plan {
-                Plan::Pissa { iterations } if site.is_linear() => {
+                Plan::Pissa { iterations } => {
                     if matches!(weight.dtype(), burn::tensor::DType::QFloat(_)) {
                         return Err(Error::NeedsFloatBase { site: site.module.clone(), method: "PiSSA".into() });
                     }
+                    if scaling <= 0.0 {
+                        return Err(Error::InvalidConfig(format!("{}: PiSSA needs a positive lora_alpha", site.module)));
+                    }
                     return Pissa::split(weight, rank, scaling, self.lora_dropout, iterations, rng);
                 }
-                Plan::Pissa { .. } => Start::Kaiming,
                 Plan::Plain(start) => start,
             };
             let mut lora = Lora::new(site, rank, scaling, self.lora_dropout, start, rng, &weight.device());

@@ -8,6 +8,6 @@ mod vera;
 
 pub use dora::Dora;
 pub use lora::Lora;
-pub use lora_config::{Init, LoraConfig};
+pub use lora_config::{Bias, Init, LoraConfig};
 pub use pissa::Pissa;
 pub use vera::{Vera, VeraConfig};

@@ -129,6 +129,7 @@ impl Method for VeraConfig {
         if self.r == 0 {
             return Err(Error::InvalidConfig("r must be positive".into()));
         }
+        self.common.refuse(&["bias", "fan_in_fan_out", "layers_pattern"])?;
         super::lora_config::check_dropout("vera_dropout", self.vera_dropout)
     }
 

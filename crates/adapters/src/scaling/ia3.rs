@@ -94,7 +94,8 @@ impl Adapter for Ia3 {
 
 impl Ia3Config {
     fn feedforward(&self) -> Option<Targets> {
-        self.feedforward_modules.clone().map(Targets::new)
+        let none = |names: &Names| matches!(names, Names::List(list) if list.is_empty());
+        self.feedforward_modules.clone().filter(|names| !none(names)).map(Targets::new)
     }
 }
 
@@ -109,7 +110,7 @@ impl Method for Ia3Config {
         {
             return Err(Error::InvalidConfig(format!("feedforward_modules has `{stray}`, which is not one of target_modules")));
         }
-        Ok(())
+        self.common.refuse(&["fan_in_fan_out"])
     }
 
     fn targets(&self) -> Option<&Targets> {

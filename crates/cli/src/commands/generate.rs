@@ -1,0 +1,100 @@
+//! `peft generate`.
+
+use crate::loading::{ModelArgs, Text};
+use crate::output;
+use clap::Args;
+use peft_core::{Error, Result};
+use peft_train::data::Message;
+use peft_train::generate::{GenerateConfig, generate};
+use serde::Serialize;
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+/// Continue a text, shown as it is written.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  peft generate --model SmolLM2-135M --prompt 'Once upon a time'\n  \
+    peft generate --model SmolLM2-135M-Instruct --adapter my-adapter --chat --prompt 'Who are you?' --temperature 0.7 --top-p 0.9")]
+pub struct Generate {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The text to continue.
+    #[arg(long, value_name = "TEXT")]
+    prompt: String,
+    /// Take the prompt as a user's message and render it with the checkpoint's chat template.
+    #[arg(long)]
+    chat: bool,
+    /// Stop after this many tokens.
+    #[arg(long, default_value_t = 128)]
+    max_new_tokens: usize,
+    /// 0 takes the most likely token; higher values draw more freely.
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f64,
+    /// Draw among this many most likely tokens; 0 among all.
+    #[arg(long, default_value_t = 0)]
+    top_k: usize,
+    /// Draw among the most likely tokens that together have this probability.
+    #[arg(long, default_value_t = 1.0)]
+    top_p: f64,
+    /// Determines what is drawn.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+#[derive(Serialize)]
+struct Outcome {
+    text: String,
+    tokens: Vec<u32>,
+    prompt_tokens: usize,
+    tokens_per_second: f64,
+}
+
+impl Generate {
+    pub fn run(self, json: bool) -> Result<()> {
+        let text = Text::load(&self.model.model)?;
+        let prompt = self.prompt_tokens(&text)?;
+        let model = self.model.load()?;
+        let config = GenerateConfig {
+            max_new_tokens: self.max_new_tokens,
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            seed: self.seed,
+            eos_ids: text.tokenizer.eos_ids().to_vec(),
+        };
+        let mut stream = text.tokenizer.stream(&prompt);
+        let mut failed = None;
+        let began = Instant::now();
+        let tokens = generate(&model, &prompt, &config, |token| {
+            let shown = stream.push(token).and_then(|piece| match piece {
+                Some(piece) if !json => output::emit(&piece),
+                _ => Ok(()),
+            });
+            match shown {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let tokens_per_second = tokens.len() as f64 / began.elapsed().as_secs_f64().max(1e-9);
+        if !json {
+            let rest = stream.finish()?.unwrap_or_default();
+            return output::emit(&format!("{rest}\n"));
+        }
+        let outcome = Outcome { text: text.tokenizer.decode(&tokens, true)?, tokens, prompt_tokens: prompt.len(), tokens_per_second };
+        output::print(true, &outcome, "")
+    }
+
+    fn prompt_tokens(&self, text: &Text) -> Result<Vec<u32>> {
+        if !self.chat {
+            return text.tokenizer.encode(&self.prompt, true);
+        }
+        let template = text.template.as_ref();
+        let template = template.ok_or_else(|| Error::file(&self.model.model, "--chat needs a chat template, and the checkpoint has none"))?;
+        text.tokenizer.encode(&template.render(&[Message::new("user", self.prompt.as_str())], true)?, false)
+    }
+}

@@ -1,0 +1,127 @@
+//! `peft inspect`.
+
+use crate::output;
+use clap::Args;
+use peft_adapters::PeftConfig;
+use peft_core::files::Checkpoint;
+use peft_core::{CONFIG_FILE, Result, TENSOR_FILE, grouped};
+use peft_models::DecoderConfig;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Say what a checkpoint or an adapter is.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  peft inspect SmolLM2-135M\n  peft inspect my-adapter --sites")]
+pub struct Inspect {
+    /// Directory of a checkpoint or an adapter.
+    dir: PathBuf,
+    /// List every tensor.
+    #[arg(long)]
+    sites: bool,
+}
+
+#[derive(Serialize)]
+struct Description {
+    kind: &'static str,
+    name: String,
+    parameters: usize,
+    bytes: usize,
+    types: BTreeMap<String, usize>,
+    settings: BTreeMap<&'static str, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tensors: Option<Vec<TensorRow>>,
+}
+
+#[derive(Serialize)]
+struct TensorRow {
+    key: String,
+    dtype: String,
+    shape: Vec<usize>,
+}
+
+impl Inspect {
+    pub fn run(self, json: bool) -> Result<()> {
+        let is_adapter = self.dir.join(CONFIG_FILE).exists();
+        let mut description = if is_adapter { adapter(&self.dir)? } else { checkpoint(&self.dir)? };
+        if !self.sites {
+            description.tensors = None;
+        }
+        let text = description.text();
+        output::print(json, &description, text)
+    }
+}
+
+fn checkpoint(dir: &Path) -> Result<Description> {
+    let config = DecoderConfig::read(dir)?;
+    let file = Checkpoint::open(dir)?;
+    let rope = format!("{:?}", config.rope);
+    let settings = BTreeMap::from([
+        ("hidden size", config.hidden_size.to_string()),
+        ("layers", config.num_hidden_layers.to_string()),
+        ("heads", format!("{} of {}, {} for keys and values", config.num_attention_heads, config.head_dim, config.num_key_value_heads)),
+        ("feed-forward size", config.intermediate_size.to_string()),
+        ("vocabulary", config.vocab_size.to_string()),
+        ("positions", config.max_position_embeddings.to_string()),
+        ("tied head", config.tie_word_embeddings.to_string()),
+        ("rotary embedding", rope),
+    ]);
+    Ok(describe("checkpoint", config.family.architecture().name.into(), &file, settings))
+}
+
+fn adapter(dir: &Path) -> Result<Description> {
+    let mut config = PeftConfig::read(dir)?;
+    let file = Checkpoint::open_file(&dir.join(TENSOR_FILE))?;
+    let mut settings = BTreeMap::from([
+        ("base model", config.common_mut().base_model_name_or_path.clone().unwrap_or_else(|| "not named".into())),
+        ("trained modules", modules(&file).join(", ")),
+    ]);
+    if let PeftConfig::Lora(lora) = &config {
+        settings.insert("rank", lora.r.to_string());
+        settings.insert("alpha", lora.lora_alpha.to_string());
+        settings.insert("variant", format!("{}{}", if lora.use_rslora { "rsLoRA " } else { "" }, if lora.use_dora { "DoRA" } else { "" }));
+    }
+    settings.retain(|_, value| !value.trim().is_empty());
+    Ok(describe("adapter", config.method().name().into(), &file, settings))
+}
+
+/// The last components of the modules that have tensors in the adapter's file.
+fn modules(file: &Checkpoint) -> Vec<String> {
+    let suffixes = ["lora_", "ia3_l", "vera_lambda", "base_layer", "weight", "bias"];
+    let module = |key: &str| {
+        let path: Vec<&str> = key.split('.').take_while(|part| !suffixes.iter().any(|s| part.starts_with(s))).collect();
+        path.last().map(|name| name.to_string())
+    };
+    let mut names: Vec<String> = file.keys().filter(|key| !key.starts_with("base_model.vera")).filter_map(module).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+fn describe(kind: &'static str, name: String, file: &Checkpoint, settings: BTreeMap<&'static str, String>) -> Description {
+    let rows: Vec<TensorRow> = file
+        .keys()
+        .filter_map(|key| file.info(key).map(|info| TensorRow { key: key.into(), dtype: format!("{:?}", info.dtype), shape: info.shape.clone() }))
+        .collect();
+    let count = |row: &TensorRow| row.shape.iter().product::<usize>();
+    let mut types = BTreeMap::new();
+    for row in &rows {
+        *types.entry(row.dtype.clone()).or_default() += count(row);
+    }
+    let bytes = file.keys().filter_map(|key| file.info(key)?.num_bytes()).sum();
+    Description { kind, name, parameters: rows.iter().map(count).sum(), bytes, types, settings, tensors: Some(rows) }
+}
+
+impl Description {
+    fn text(&self) -> String {
+        let types: Vec<_> = self.types.iter().map(|(dtype, count)| format!("{} in {dtype}", grouped(*count))).collect();
+        let mut rows = vec![
+            vec![self.kind.to_string(), self.name.clone()],
+            vec!["parameters".into(), format!("{} ({}), {} bytes", grouped(self.parameters), types.join(", "), grouped(self.bytes))],
+        ];
+        rows.extend(self.settings.iter().map(|(name, value)| vec![name.to_string(), value.clone()]));
+        let tensors = self.tensors.iter().flatten().map(|row| vec![row.key.clone(), format!("{} {:?}", row.dtype, row.shape)]);
+        rows.extend(tensors);
+        output::table(&rows)
+    }
+}

@@ -1,0 +1,10 @@
+//! One file for each command.
+
+pub mod eval;
+pub mod finetune;
+pub mod generate;
+pub mod inspect;
+pub mod logits;
+pub mod merge_adapter;
+pub mod methods;
+pub mod quickstart;

@@ -1,0 +1,116 @@
+//! `peft quickstart`.
+
+use crate::commands::finetune::finetune;
+use crate::loading::{Text, load_adapted};
+use crate::output;
+use crate::run::Run;
+use clap::Args;
+use peft_core::files::OutputDir;
+use peft_core::{Error, Names, Result, device};
+use peft_train::data::read_examples;
+use peft_train::evaluate::exact_match;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Fine-tune an embedded model on an embedded task, to see that everything works.
+#[derive(Args)]
+#[command(after_help = "Example:\n  peft quickstart --out quickstart\n\n\
+    A Llama-architecture model of 0.7 million parameters, pre-trained by this project on twelve small text tasks, learns one it\n\
+    has not seen: `mirror: badu = ` -> `UDAB`. The output directory gets the model, the data and the adapter.")]
+pub struct Quickstart {
+    /// Directory for model, data and adapter.
+    #[arg(long, value_name = "DIR", default_value = "peft-quickstart")]
+    out: PathBuf,
+    /// Replace the output directory if it exists.
+    #[arg(long)]
+    overwrite: bool,
+}
+
+#[derive(Serialize)]
+struct Outcome {
+    accuracy_before: f64,
+    accuracy_after: f64,
+    trainable_params: usize,
+    total_params: usize,
+    seconds: f64,
+    adapter_dir: PathBuf,
+}
+
+const MODEL: &[(&str, &[u8])] = &[
+    ("config.json", include_bytes!("../../assets/tiny/config.json")),
+    ("generation_config.json", include_bytes!("../../assets/tiny/generation_config.json")),
+    ("model.safetensors", include_bytes!("../../assets/tiny/model.safetensors")),
+    ("tokenizer.json", include_bytes!("../../assets/tiny/tokenizer.json")),
+    ("tokenizer_config.json", include_bytes!("../../assets/tiny/tokenizer_config.json")),
+];
+const DATA: &[(&str, &[u8])] = &[
+    ("train.jsonl", include_bytes!("../../assets/quickstart/train.jsonl")),
+    ("eval.jsonl", include_bytes!("../../assets/quickstart/eval.jsonl")),
+];
+
+impl Quickstart {
+    pub fn run(self, json: bool) -> Result<()> {
+        let began = Instant::now();
+        let out = OutputDir::create(&self.out, self.overwrite)?;
+        unpack(&out.path().join("model"), MODEL)?;
+        unpack(out.path(), DATA)?;
+        let out = out.commit()?;
+        let (model, eval, adapter) = (out.join("model"), out.join("eval.jsonl"), out.join("adapter"));
+
+        let before = accuracy(&model, None, &eval)?;
+        let run = Run {
+            model: Some(model.clone()),
+            data: Some(out.join("train.jsonl")),
+            target_modules: Some(Names::Pattern("all-linear".into())),
+            r: Some(8),
+            lora_alpha: Some(16.0),
+            lr: Some(3e-3),
+            warmup_steps: Some(20),
+            lr_scheduler: Some(crate::run::SchedulerName::Cosine),
+            max_steps: Some(150),
+            batch_size: Some(16),
+            ..Run::default()
+        };
+        let trained = finetune(&run.effective(), &adapter, false, false)?;
+        let after = accuracy(&model, Some(&adapter), &eval)?;
+        let outcome = Outcome {
+            accuracy_before: before,
+            accuracy_after: after,
+            trainable_params: trained.trainable_params,
+            total_params: trained.total_params,
+            seconds: began.elapsed().as_secs_f64(),
+            adapter_dir: adapter.clone(),
+        };
+        let text = format!(
+            "accuracy on the new task: {:.1} % -> {:.1} % in {:.1} s\nadapter: {}\ntry:\n  \
+            peft generate --model {} --adapter {} --prompt 'mirror: solina = '",
+            100.0 * before,
+            100.0 * after,
+            outcome.seconds,
+            adapter.display(),
+            model.display(),
+            adapter.display()
+        );
+        output::print(json, &outcome, text)
+    }
+}
+
+fn unpack(dir: &Path, files: &[(&str, &[u8])]) -> Result<()> {
+    std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
+    for (name, bytes) in files {
+        let path = dir.join(name);
+        std::fs::write(&path, bytes).map_err(|e| Error::io(path, e))?;
+    }
+    Ok(())
+}
+
+fn accuracy(model: &Path, adapter: Option<&Path>, data: &Path) -> Result<f64> {
+    let text = Text::load(model)?;
+    let examples = read_examples(data)?;
+    let model = load_adapted(model, adapter, &device::parse("cpu")?, None)?;
+    let bar = output::bar(examples.len(), "evaluating");
+    let accuracy = exact_match(&model, &text.tokenizer, None, &examples, 32, |done, _| bar.set_position(done as u64))?;
+    bar.finish_and_clear();
+    Ok(accuracy.accuracy)
+}

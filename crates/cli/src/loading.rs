@@ -1,0 +1,97 @@
+//! From command-line arguments to a model with its tokenizer and adapter.
+
+use burn::tensor::{DType, Device};
+use clap::{Args, ValueEnum};
+use peft_core::files::TensorInfo;
+use peft_core::{Result, device};
+use peft_models::CausalLm;
+use peft_train::data::{ChatTemplate, TextTokenizer};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// The name of the adapter that a command works with.
+pub const ADAPTER: &str = "default";
+
+/// Type of the weights in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit.
+    #[default]
+    F32,
+    /// 16-bit brain float.
+    Bf16,
+    /// 16-bit IEEE float.
+    F16,
+}
+
+impl Precision {
+    /// The same as a tensor type.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+            Self::F16 => DType::F16,
+        }
+    }
+}
+
+/// A model to run.
+#[derive(Args)]
+pub struct ModelArgs {
+    /// Directory of a Hugging Face checkpoint (config.json, *.safetensors, tokenizer.json).
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Directory of an adapter (adapter_config.json, adapter_model.safetensors).
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// Where to compute: cpu, vulkan[:n] or cuda[:n].
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
+    /// Type of the weights in memory; results are computed in f32.
+    #[arg(long, value_enum, default_value_t)]
+    pub dtype: Precision,
+}
+
+impl ModelArgs {
+    /// The model with its adapter active, for inference.
+    pub fn load(&self) -> Result<CausalLm> {
+        let device = device::parse(&self.device)?;
+        load_adapted(&self.model, self.adapter.as_deref(), &device, Some(self.dtype.dtype()))
+    }
+}
+
+/// The model in `dir`, with the adapter in `adapter` active.
+pub fn load_adapted(dir: &Path, adapter: Option<&Path>, device: &Device, dtype: Option<DType>) -> Result<CausalLm> {
+    let model = CausalLm::load(dir, device, dtype)?;
+    match adapter {
+        Some(adapter) => Ok(peft_adapters::load(model, adapter, ADAPTER)?.0),
+        None => Ok(model),
+    }
+}
+
+/// What turns text into tokens and back.
+pub struct Text {
+    /// The tokenizer.
+    pub tokenizer: TextTokenizer,
+    /// The chat template, if the checkpoint has one.
+    pub template: Option<ChatTemplate>,
+}
+
+impl Text {
+    /// The tokenizer and chat template of the checkpoint in `dir`.
+    pub fn load(dir: &Path) -> Result<Self> {
+        Ok(Self { tokenizer: TextTokenizer::load(dir)?, template: ChatTemplate::load(dir)? })
+    }
+}
+
+/// The type a checkpoint's tensor has, as a tensor type of Burn; f32 for others.
+pub fn stored_dtype(info: Option<&TensorInfo>) -> DType {
+    use peft_core::files::Dtype;
+    match info.map(|info| info.dtype) {
+        Some(Dtype::BF16) => DType::BF16,
+        Some(Dtype::F16) => DType::F16,
+        Some(Dtype::F64) => DType::F64,
+        _ => DType::F32,
+    }
+}

@@ -1,0 +1,44 @@
+//! Results on stdout, progress on stderr.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use peft_core::{Error, Result};
+use serde::Serialize;
+use std::io::{IsTerminal, Write};
+
+/// Print `value` as one JSON object, or `text` for people.
+pub fn print<T: Serialize>(json: bool, value: &T, text: impl std::fmt::Display) -> Result<()> {
+    let line = if json { serde_json::to_string(value).map_err(|e| Error::InvalidConfig(e.to_string()))? } else { text.to_string() };
+    emit(&format!("{line}\n"))
+}
+
+/// Write to stdout; a reader that has gone away is an error like any other, not a panic.
+pub fn emit(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|e| Error::io("stdout", e))
+}
+
+/// A progress bar on stderr where that is a terminal; nothing elsewhere.
+pub fn bar(length: usize, what: &str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(length as u64), ProgressDrawTarget::stderr());
+    let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} {msg} ({eta} left)").expect("a valid template");
+    bar.set_style(style.progress_chars("=> "));
+    bar.set_prefix(what.to_string());
+    bar
+}
+
+/// Whether progress bars are visible.
+pub fn is_interactive() -> bool {
+    std::io::stderr().is_terminal()
+}
+
+/// Rows as columns of equal width.
+pub fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect::<Vec<_>>();
+        cells.join("  ").trim_end().to_string()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
