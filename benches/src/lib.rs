@@ -1,1 +1,38 @@
-//! See the crate description.
+//! What the benchmarks share.
+
+use burn::module::Module;
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::Device;
+use peft_adapters::low_rank::LoraConfig;
+use peft_core::{Context, Names, Project, adapt};
+
+/// A module with one frozen projection, as adapters see it in a model.
+#[derive(Module, Debug)]
+pub struct One {
+    /// The projection.
+    pub proj: Linear,
+}
+
+impl One {
+    /// A square projection of width `d` with LoRA of rank 8, on the device that `PEFT_DEVICE` names.
+    ///
+    /// # Panics
+    /// If that device is not there.
+    pub fn adapted(d: usize) -> (Self, Device) {
+        let device = peft_core::device::host().autodiff();
+        let one = Self { proj: LinearConfig::new(d, d).with_bias(false).init(&device) };
+        let lora = LoraConfig::for_modules(Names::list(["proj"]));
+        let (one, _) = adapt(one, &lora, &Context::default()).expect("the projection is there");
+        (one, device)
+    }
+
+    /// The adapter's fast path.
+    pub fn project(&self, x: burn::tensor::Tensor<2>) -> burn::tensor::Tensor<2> {
+        self.proj.project(x)
+    }
+
+    /// The plain layer, which builds the effective weight.
+    pub fn forward(&self, x: burn::tensor::Tensor<2>) -> burn::tensor::Tensor<2> {
+        self.proj.forward(x)
+    }
+}

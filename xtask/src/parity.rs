@@ -87,12 +87,13 @@ struct Measured {
 
 impl Row {
     fn new(arch: &str, kind: &str, direction: &'static str, measured: Result<Measured, String>) -> Self {
-        let (ratio, effect, error) = match measured {
-            Ok(Measured { ratio, effect }) if effect < LEAST_EFFECT => (Some(ratio), Some(effect), Some("the adapter changes too little".into())),
-            Ok(Measured { ratio, effect }) if ratio.is_nan() || ratio > TOLERANCE => (Some(ratio), Some(effect), Some("the logits differ".into())),
-            Ok(Measured { ratio, effect }) => (Some(ratio), Some(effect), None),
-            Err(error) => (None, None, Some(error)),
+        let error = match &measured {
+            Ok(Measured { effect, .. }) if *effect < LEAST_EFFECT => Some("the adapter changes too little".into()),
+            Ok(Measured { ratio, .. }) if ratio.is_nan() || *ratio > TOLERANCE => Some("the logits differ".into()),
+            Ok(_) => None,
+            Err(error) => Some(error.clone()),
         };
+        let (ratio, effect) = measured.map_or((None, None), |m| (Some(m.ratio), Some(m.effect)));
         Self { arch: arch.into(), kind: kind.into(), direction, ratio, effect, ok: error.is_none(), error }
     }
 
@@ -121,10 +122,8 @@ impl Parity {
         for arch in &self.arch {
             let model = session.make_model(*arch)?;
             for kind in &self.kind {
-                for row in session.compare(&model, &name(arch), *kind) {
-                    eprintln!("{}", row.line());
-                    rows.push(row);
-                }
+                eprintln!("comparing {} {}", name(arch), name(kind));
+                rows.extend(session.compare(&model, &name(arch), *kind));
             }
         }
         self.report(&rows)

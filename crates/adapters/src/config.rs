@@ -122,7 +122,16 @@ impl PeftConfig {
         common.base_model_name_or_path = Some(base_model.into());
         common.task_type = Some(task_type.into());
         common.inference_mode = true;
-        let value = serde_json::to_value(&config).expect("configurations are plain data");
+        let mut value = serde_json::to_value(&config).expect("configurations are plain data");
+        // HF PEFT warns of settings that its configuration of the method does not have.
+        let foreign = match self {
+            Self::Ia3(_) => "layers_to_transform",
+            Self::Vera(_) => "exclude_modules",
+            Self::Lora(_) | Self::BitFit(_) => "",
+        };
+        if let Value::Object(map) = &mut value {
+            map.retain(|key, value| key != foreign || !value.is_null());
+        }
         sorted(value)
     }
 }

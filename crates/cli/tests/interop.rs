@@ -289,9 +289,11 @@ fn half_precision_bases_take_adapters() {
     let fixture = Fixture::open("lora");
     let model = CausalLm::load(&fixture.base, &device::host(), Some(DType::BF16)).unwrap();
     let (model, _, _) = load(model, &fixture.dir, "default").unwrap();
-    assert_close("bf16", &fixture.logits(&model), &fixture.values("logits"), 2e-2);
+    // What rounding the weights to eight bits makes of a random model.
+    let tolerance = 5e-2;
+    assert_close("bf16", &fixture.logits(&model), &fixture.values("logits"), tolerance);
     let model = merge(model).unwrap();
-    assert_close("bf16, merged", &fixture.logits(&model), &fixture.values("logits"), 2e-2);
+    assert_close("bf16, merged", &fixture.logits(&model), &fixture.values("logits"), tolerance);
 }
 
 fn refused(model: CausalLm, dir: &Path) -> Error {

@@ -5,25 +5,23 @@
 //! to any of its weights take their fast path; and it declares [`Port`](peft_core::Port)s where adapters act on activations.
 //!
 //! ```no_run
-//! use peft_models::{CausalLm, GenerateConfig, generate};
-//! use std::ops::ControlFlow;
+//! use burn::tensor::{Device, Int, Tensor};
+//! use peft_models::CausalLm;
 //!
 //! # fn main() -> peft_core::Result<()> {
-//! let device = burn::tensor::Device::default();
+//! let device = Device::default();
 //! let model = CausalLm::load("SmolLM2-135M", &device, None)?;
-//! let prompt = [1, 403, 407];
-//! let new_tokens = generate(&model, &prompt, &GenerateConfig::default(), |_| ControlFlow::Continue(()))?;
+//! let logits = model.logits(Tensor::<2, Int>::from_ints([[1, 403, 407]], &device));
+//! assert_eq!(logits.dims(), [1, 3, model.config().vocab_size]);
 //! # Ok(())
 //! # }
 //! ```
 
 pub mod decoder;
-mod generate;
 mod load;
 mod save;
 
 pub use decoder::{CausalLm, DecoderConfig, KvCache};
-pub use generate::{GenerateConfig, generate};
 pub use save::write_weights;
 
 /// An architecture that this crate can read.

@@ -2,7 +2,8 @@
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use peft_core::{LanguageModel, device};
-use peft_models::{CausalLm, GenerateConfig, generate};
+use peft_models::CausalLm;
+use peft_train::generate::{GenerateConfig, generate};
 use safetensors::SafeTensors;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};

@@ -64,9 +64,7 @@ mod tests {
     /// A workspace of packages, each with its dependencies and their kinds.
     fn found(packages: &[(&str, &[(&str, Option<&str>)])]) -> Vec<String> {
         let dependency = |(name, kind): &(&str, Option<&str>)| json!({ "name": name, "kind": kind, "req": "*" });
-        let package = |(name, dependencies): &(&str, &[_])| {
-            json!({ "name": name, "dependencies": dependencies.iter().map(dependency).collect::<Value>() })
-        };
+        let package = |(name, dependencies): &(&str, &[_])| json!({ "name": name, "dependencies": dependencies.iter().map(dependency).collect::<Value>() });
         violations(&json!({ "packages": packages.iter().map(package).collect::<Value>() }).to_string()).unwrap()
     }
 
@@ -108,8 +106,7 @@ mod tests {
 
     #[test]
     fn training_imports_the_core_and_the_objectives_only() {
-        let packages: [(&str, &[_]); 3] =
-            [CORE, ("peft-models", &[]), ("peft-train", &[("peft-objectives", None), ("peft-models", None)])];
+        let packages: [(&str, &[_]); 3] = [CORE, ("peft-models", &[]), ("peft-train", &[("peft-objectives", None), ("peft-models", None)])];
         assert_eq!(found(&packages), ["peft-train imports peft-models, but may import peft-core and peft-objectives only"]);
     }
 

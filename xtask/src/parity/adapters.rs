@@ -52,9 +52,8 @@ impl Kind {
 
     /// What has no flag: the contents of a run file.
     pub fn run_file(self) -> Option<&'static str> {
-        (self == Self::RankPattern).then_some(
-            "rank_pattern:\n  '.*\\.1\\..*v_proj': 6\n  q_proj: 8\nalpha_pattern:\n  'layers\\.0\\.self_attn\\.[qv]_proj': 24\n",
-        )
+        (self == Self::RankPattern)
+            .then_some("rank_pattern:\n  '.*\\.1\\..*v_proj': 6\n  q_proj: 8\nalpha_pattern:\n  'layers\\.0\\.self_attn\\.[qv]_proj': 24\n")
     }
 }
 

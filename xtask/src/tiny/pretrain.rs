@@ -30,7 +30,7 @@ const QUICKSTART_EVAL: usize = 200;
 #[derive(Args)]
 pub struct PretrainTiny {
     /// Optimizer steps of 32 examples.
-    #[arg(long, default_value_t = 4_500, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 2_600, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
     /// Directory of the checkpoint.
     #[arg(long, default_value = "crates/cli/assets/tiny")]

@@ -314,9 +314,8 @@ mod tests {
     #[test]
     fn every_mixture_task_is_drawn() {
         let mut rng = ChaCha8Rng::seed_from_u64(5);
-        let drawn: HashSet<String> = (0..1_000)
-            .map(|_| pretraining_example(&mut rng).0.split(':').next().unwrap_or_default().to_owned())
-            .collect();
+        let drawn: HashSet<String> =
+            (0..1_000).map(|_| pretraining_example(&mut rng).0.split(':').next().unwrap_or_default().to_owned()).collect();
         let mixture: HashSet<String> = Task::PRETRAINING.iter().map(|t| t.instruction().to_owned()).collect();
         assert_eq!(drawn, mixture);
     }

@@ -271,7 +271,8 @@ impl Method for LoraConfig {
                     if scaling <= 0.0 {
                         return Err(Error::InvalidConfig(format!("{}: PiSSA needs a positive lora_alpha", site.module)));
                     }
-                    return Pissa::split(weight, rank, scaling, self.lora_dropout, iterations, rng);
+                    let pissa = Pissa::new(weight, rank, scaling, self.lora_dropout, iterations, rng)?;
+                    return Ok(Built { adapter: AnyAdapter::new(pissa), base: None });
                 }
                 Plan::Plain(start) => start,
             };

@@ -1,15 +1,16 @@
 //! PiSSA: principal singular values and vectors adaptation. Meng et al., NeurIPS 2024, equations 2–4.
 //!
-//! `W = U S Vᵀ`; the `r` largest components become the adapter, `A = U_r √(S_r / s)`, `B = √(S_r / s) V_rᵀ`, and the frozen base becomes the
-//! rest, `W − s A B`. The adapted model starts as the base; training moves the principal part.
+//! `W = U S Vᵀ`; the `r` largest components become the adapter, `A = U_r √(S_r / s)`, `B = √(S_r / s) V_rᵀ`, and it acts on the frozen rest
+//! `W − s A₀ B₀`, where `A₀` and `B₀` are the factors at the start. The adapted model starts as the base; training moves the principal part.
 //!
-//! It is saved as the plain LoRA of twice the rank on the *original* base that has the same effect: `A' = [A, A₀]`, `B' = [B; −B₀]`.
+//! The rest is never stored: `x (W − s A₀ B₀) = x W − s (x A₀) B₀` leaves the base as it is, so that the adapter can be switched off, combined
+//! with others and taken out. It is saved as the plain LoRA of twice the rank that it amounts to: `A' = [A, A₀]`, `B' = [B; −B₀]`.
 
 use super::lora::Lora;
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Tensor};
 use peft_core::linalg::{Svd, randomized_svd, svd};
-use peft_core::{Adapter, Base, Built, Result, Stored, as_type};
+use peft_core::{Adapter, Result, Stored, as_type};
 use rand_chacha::ChaCha8Rng;
 
 /// The state of PiSSA on one weight.
@@ -24,26 +25,30 @@ pub struct Pissa {
 }
 
 impl Pissa {
-    /// Split `weight: [d_in, d_out]` into adapter and rest; with `iterations` by randomised decomposition.
+    /// Make the adapter of the principal part of `weight: [d_in, d_out]`; with `iterations` by randomised decomposition.
     ///
     /// # Errors
     /// [`peft_core::Error::NonFinite`] if the weight is not finite.
-    pub fn split(weight: Tensor<2>, rank: usize, scaling: f64, dropout: f64, iterations: Option<usize>, rng: &mut ChaCha8Rng) -> Result<Built> {
-        let stored = weight.dtype();
+    pub fn new(weight: Tensor<2>, rank: usize, scaling: f64, dropout: f64, iterations: Option<usize>, rng: &mut ChaCha8Rng) -> Result<Self> {
         let exact = as_type(weight, DType::F32).detach();
         let Svd { u, s, vt } = match iterations {
-            Some(iterations) => randomized_svd(exact.clone(), rank, iterations, rng)?,
-            None => svd(exact.clone(), rank)?,
+            Some(iterations) => randomized_svd(exact, rank, iterations, rng)?,
+            None => svd(exact, rank)?,
         };
         let root: Tensor<2> = (s / scaling).sqrt().unsqueeze();
         let a = u * root.clone();
         let b = vt * root.transpose();
-        let rest = exact - a.clone().matmul(b.clone()) * scaling;
         let frozen = |tensor: &Tensor<2>| Param::from_tensor(tensor.clone()).set_require_grad(false);
         let (initial_a, initial_b) = (frozen(&a), frozen(&b));
         let lora = Lora::from_factors(a, b, scaling, dropout, false);
-        let adapter = peft_core::AnyAdapter::new(Self { lora, initial_a, initial_b });
-        Ok(Built { adapter, base: Some(as_type(rest, stored)) })
+        Ok(Self { lora, initial_a, initial_b })
+    }
+
+    /// `s · (x A₀) B₀: [n, d_out]`, in the type of `x`.
+    fn initial_branch(&self, x: Tensor<2>) -> Tensor<2> {
+        let dtype = x.dtype();
+        let hidden = as_type(x, DType::F32).matmul(self.initial_a.val());
+        as_type(hidden.matmul(self.initial_b.val()) * self.lora.scaling(), dtype)
     }
 }
 
@@ -51,15 +56,14 @@ impl Adapter for Pissa {
     const NAME: &'static str = "pissa";
 
     fn weight(&self, base: Tensor<2>) -> Tensor<2> {
-        Adapter::weight(&self.lora, base)
-    }
-
-    fn forward(&self, x: Tensor<2>, base: &Base) -> Tensor<2> {
-        Adapter::forward(&self.lora, x, base)
+        let initial = self.initial_a.val().matmul(self.initial_b.val()) * self.lora.scaling();
+        let dtype = base.dtype();
+        Adapter::weight(&self.lora, base) - as_type(initial, dtype)
     }
 
     fn delta(&self, x: Tensor<2>) -> Option<Tensor<2>> {
-        self.lora.delta(x)
+        let delta = self.lora.delta(x.clone())?;
+        Some(delta - self.initial_branch(x))
     }
 
     fn export(&self) -> Vec<Stored> {

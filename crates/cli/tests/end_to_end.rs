@@ -1,0 +1,281 @@
+//! The program on the embedded tiny model: the main job from start to end, and what it says to bad input.
+
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/tiny");
+
+fn peft(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_peft")).args(arguments).output().expect("the program starts")
+}
+
+/// The result on stdout of a run that must succeed.
+fn result(arguments: &[&str]) -> Value {
+    let arguments = [arguments, &["--json"]].concat();
+    let output = peft(&arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("one JSON object on stdout")
+}
+
+/// The last line on stderr of a run that must fail.
+fn failure(arguments: &[&str]) -> String {
+    let output = peft(arguments);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?} must fail");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    stderr.lines().last().unwrap_or_default().to_string()
+}
+
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).to_string_lossy().into_owned()
+    }
+
+    fn write(&self, name: &str, text: &str) -> String {
+        std::fs::write(self.0.path().join(name), text).unwrap();
+        self.path(name)
+    }
+
+    /// A training file of the tiny model's own kind.
+    fn data(&self) -> String {
+        let line = |word: &str| json!({ "prompt": format!("mirror: {word} = "), "completion": word.to_uppercase() }).to_string();
+        self.write("train.jsonl", &["badu", "solina", "keto", "miru", "papi", "duno"].map(line).join("\n"))
+    }
+
+    /// A copy of the tiny checkpoint, to be damaged.
+    fn checkpoint(&self) -> PathBuf {
+        let to = self.0.path().join("model");
+        std::fs::create_dir(&to).unwrap();
+        for entry in std::fs::read_dir(TINY).unwrap().flatten() {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+        to
+    }
+}
+
+fn logits(file: &str) -> Vec<f32> {
+    let bytes = std::fs::read(file).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let data = file.tensor("logits").unwrap().data().to_vec();
+    data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+}
+
+/// Largest difference over the largest magnitude.
+fn distance(a: &[f32], b: &[f32]) -> f32 {
+    let scale = a.iter().fold(0f32, |m, x| m.max(x.abs()));
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max) / scale
+}
+
+#[test]
+fn finetune_save_load_merge_generate() {
+    let place = Place::new();
+    let (data, adapter, merged) = (place.data(), place.path("adapter"), place.path("merged"));
+    let done = result(&["finetune", "--model", TINY, "--data", &data, "--eval", &data, "--max-steps", "6", "--lr", "0.01", "--out", &adapter]);
+    assert_eq!(done["steps"], 6);
+    assert!(done["train_loss_last"].as_f64() < done["train_loss_first"].as_f64());
+    for key in ["eval_loss", "tokens_per_second", "trainable_params", "total_params"] {
+        assert!(done[key].is_number(), "{key}");
+    }
+    let metrics = std::fs::read_to_string(Path::new(&adapter).join("metrics.jsonl")).unwrap();
+    assert_eq!(metrics.lines().count(), 6);
+
+    let tokens = ["--tokens", "1,20,30,40,50,60"];
+    let at = |name: &str, extra: &[&str]| {
+        let file = place.path(name);
+        result(&[&["logits", "--out", &file], tokens.as_slice(), extra].concat());
+        logits(&file)
+    };
+    let base = at("base.safetensors", &["--model", TINY]);
+    let adapted = at("adapted.safetensors", &["--model", TINY, "--adapter", &adapter]);
+    assert!(distance(&base, &adapted) > 1e-3, "the adapter changes the model");
+    result(&["merge-adapter", "--model", TINY, "--adapter", &adapter, "--out", &merged]);
+    let merged_logits = at("merged.safetensors", &["--model", &merged]);
+    // The tiny checkpoint is stored in f16, and so is the merged one: one rounding of each weight.
+    assert!(distance(&adapted, &merged_logits) < 5e-3, "{}", distance(&adapted, &merged_logits));
+
+    let text = result(&["generate", "--model", &merged, "--prompt", "copy: badu = ", "--max-new-tokens", "8"]);
+    assert!(!text["tokens"].as_array().unwrap().is_empty());
+    let same = result(&["generate", "--model", TINY, "--prompt", "copy: badu = ", "--max-new-tokens", "8"]);
+    assert_eq!(same["text"], "badu", "the tiny model copies");
+    let kind = result(&["inspect", &adapter]);
+    assert_eq!((kind["kind"].as_str(), kind["name"].as_str()), (Some("adapter"), Some("lora")));
+}
+
+#[test]
+fn every_method_trains_saves_and_loads() {
+    let place = Place::new();
+    let data = place.data();
+    for method in ["lora", "rslora", "dora", "pissa", "ia3", "vera", "full"] {
+        let out = place.path(method);
+        let done = result(&["finetune", "--model", TINY, "--data", &data, "--method", method, "--max-steps", "2", "--lr", "0.001", "--out", &out]);
+        assert_eq!(done["steps"], 2, "{method}");
+        let eval = match method {
+            "full" => result(&["eval", "--model", &out, "--data", &data, "--metric", "perplexity"]),
+            _ => result(&["eval", "--model", TINY, "--adapter", &out, "--data", &data, "--metric", "perplexity"]),
+        };
+        assert!(eval["perplexity"].as_f64().unwrap() > 1.0, "{method}");
+    }
+    let none = failure(&["finetune", "--model", TINY, "--data", &data, "--method", "bitfit", "--max-steps", "2", "--out", &place.path("b")]);
+    assert_eq!(none, "error: invalid configuration: bitfit finds nothing to train in this model");
+}
+
+#[test]
+fn a_killed_run_resumes_to_the_same_losses() {
+    let place = Place::new();
+    let data = place.data();
+    let arguments = |out: &str| -> Vec<String> {
+        let text = format!("finetune --model {TINY} --data {data} --max-steps 12 --batch-size 2 --lora-dropout 0 --save-steps 4 --out {out}");
+        text.split(' ').map(String::from).collect()
+    };
+    let losses = |out: &str| -> Vec<f64> {
+        let text = std::fs::read_to_string(Path::new(out).join("metrics.jsonl")).unwrap();
+        text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["loss"].as_f64().unwrap()).collect()
+    };
+    let (whole, broken) = (place.path("whole"), place.path("broken"));
+    assert!(Command::new(env!("CARGO_BIN_EXE_peft")).args(arguments(&whole)).output().unwrap().status.success());
+
+    let mut child = Command::new(env!("CARGO_BIN_EXE_peft")).args(arguments(&broken)).spawn().unwrap();
+    let checkpoints = Path::new(&broken).join("checkpoints");
+    while !checkpoints.join("step-4").exists() && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    child.kill().ok();
+    child.wait().unwrap();
+    let mut again = arguments(&broken);
+    again.push("--resume".into());
+    let output = Command::new(env!("CARGO_BIN_EXE_peft")).args(&again).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let (expected, found) = (losses(&whole), losses(&broken));
+    assert_eq!(expected.len(), found.len());
+    for (step, (a, b)) in expected.iter().zip(&found).enumerate() {
+        assert!((a - b).abs() < 1e-6, "step {}: {a} and {b}", step + 1);
+    }
+    assert!(!checkpoints.exists(), "a finished run needs no checkpoints");
+}
+
+#[test]
+fn a_run_file_gives_settings_and_flags_win() {
+    let place = Place::new();
+    let data = place.data();
+    let out = place.path("out");
+    let run = place.write("run.yaml", &format!("model: {TINY}\ndata: {data}\nr: 2\nmax_steps: 2\nrank_pattern:\n  v_proj: 3\n"));
+    result(&["finetune", "--config", &run, "--r", "4", "--out", &out]);
+    let config: Value = serde_json::from_str(&std::fs::read_to_string(Path::new(&out).join("adapter_config.json")).unwrap()).unwrap();
+    assert_eq!((&config["r"], &config["rank_pattern"]["v_proj"]), (&json!(4), &json!(3)));
+    let again = place.path("again");
+    result(&["finetune", "--config", &place.path("out/run.yaml"), "--out", &again]);
+    let wrong = place.write("wrong.yaml", "lora_aplha: 3\n");
+    let message = failure(&["finetune", "--config", &wrong, "--out", &place.path("x")]);
+    assert!(message.contains("lora_aplha"), "{message}");
+}
+
+#[test]
+fn multiple_choice_and_exact_match_count_right_answers() {
+    let place = Place::new();
+    let choices = place.write("choices.jsonl", &json!({ "prompt": "copy: badu = ", "choices": ["dabu", "badu"], "answer": 1 }).to_string());
+    assert_eq!(result(&["eval", "--model", TINY, "--data", &choices, "--metric", "multiple-choice"])["accuracy"], 1.0);
+    let answers = place.write("answers.jsonl", &json!({ "prompt": "upper: badu = ", "answer": "BADU" }).to_string());
+    assert_eq!(result(&["eval", "--model", TINY, "--data", &answers, "--metric", "exact-match"])["accuracy"], 1.0);
+}
+
+#[test]
+fn damaged_checkpoints_are_refused_with_the_reason() {
+    let place = Place::new();
+    let model = place.checkpoint();
+    let weights = model.join("model.safetensors");
+    let bytes = std::fs::read(&weights).unwrap();
+    let dir = model.to_string_lossy();
+    let run = || failure(&["generate", "--model", &dir, "--prompt", "a"]);
+
+    std::fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
+    assert!(run().contains("model.safetensors"), "{}", run());
+    assert!(run().contains("truncated") || run().contains("ends"), "{}", run());
+    std::fs::write(&weights, b"{}").unwrap();
+    assert!(run().contains("model.safetensors"), "{}", run());
+    std::fs::remove_file(&weights).unwrap();
+    assert!(run().contains("model.safetensors"), "{}", run());
+    let index = json!({ "metadata": {}, "weight_map": { "model.norm.weight": "../outside.safetensors" } });
+    std::fs::write(model.join("model.safetensors.index.json"), index.to_string()).unwrap();
+    assert!(run().contains("outside"), "{}", run());
+    std::fs::remove_file(model.join("model.safetensors.index.json")).unwrap();
+    std::fs::write(&weights, &bytes).unwrap();
+
+    let config = std::fs::read_to_string(model.join("config.json")).unwrap();
+    let with = |key: &str, value: Value| {
+        let mut config: Value = serde_json::from_str(&config).unwrap();
+        config[key] = value;
+        std::fs::write(model.join("config.json"), config.to_string()).unwrap();
+    };
+    with("hidden_size", json!(1_000_000_000_000u64));
+    assert!(run().contains("hidden_size") || run().contains("parameters"), "{}", run());
+    with("architectures", json!(["GPT2LMHeadModel"]));
+    assert!(run().contains("GPT2LMHeadModel") && run().contains("LlamaForCausalLM"), "{}", run());
+    with("intermediate_size", json!(64));
+    assert!(run().contains("expected [64, 128]"), "{}", run());
+}
+
+#[test]
+fn bad_data_is_refused_with_its_line() {
+    let place = Place::new();
+    let train = |data: &str| failure(&["finetune", "--model", TINY, "--data", data, "--out", &place.path("out")]);
+    let empty = place.write("empty.jsonl", "\n\n");
+    assert!(train(&empty).contains("no examples"), "{}", train(&empty));
+    let broken = place.write("broken.jsonl", "{\"text\": \"a\"}\n{\"text\": \n");
+    assert!(train(&broken).contains("broken.jsonl:2:"), "{}", train(&broken));
+    let missing = place.path("missing.jsonl");
+    assert!(train(&missing).contains("missing.jsonl"), "{}", train(&missing));
+    assert!(!Path::new(&place.path("out")).exists(), "nothing is written for a run that cannot start");
+
+    let model = place.checkpoint();
+    let config = model.join("tokenizer_config.json");
+    let mut tokenizer: Value = serde_json::from_str(&std::fs::read_to_string(&config).unwrap()).unwrap();
+    tokenizer["chat_template"] = json!("{{ raise_exception('no roles here') }}");
+    std::fs::write(&config, tokenizer.to_string()).unwrap();
+    let chat = place.write("chat.jsonl", &json!({ "messages": [{ "role": "user", "content": "a" }, { "role": "assistant", "content": "b" }] }).to_string());
+    let message = failure(&["finetune", "--model", &model.to_string_lossy(), "--data", &chat, "--out", &place.path("out")]);
+    assert!(message.contains("no roles here") && message.contains("chat.jsonl:1"), "{message}");
+}
+
+#[test]
+fn bad_settings_are_refused_with_what_would_be_right() {
+    let place = Place::new();
+    let data = place.data();
+    let train = |extra: &[&str]| failure(&[&["finetune", "--model", TINY, "--data", &data, "--out", &place.path("out")], extra].concat());
+    let message = train(&["--target-modules", "q_prj"]);
+    assert!(message.starts_with("error: no module matches `q_prj`; the nearest names are `q_proj`"), "{message}");
+    assert_eq!(train(&["--r", "0"]), "error: invalid configuration: r must be positive");
+    let message = train(&["--r", "4096"]);
+    assert!(message.contains("rank 4096 is above min(d_in, d_out) = "), "{message}");
+    let message = train(&["--device", "cuda:0"]);
+    assert_eq!(message, "error: this build has no cuda backend; build with `cargo build --release --features cuda`");
+    let message = train(&["--method", "ia3", "--r", "4"]);
+    assert_eq!(message, "error: invalid configuration: `r` is no setting of ia3");
+    let out = place.path("full");
+    std::fs::create_dir(&out).unwrap();
+    std::fs::write(Path::new(&out).join("something"), "").unwrap();
+    let message = failure(&["finetune", "--model", TINY, "--data", &data, "--out", &out]);
+    assert_eq!(message, format!("error: {out} exists already; choose another directory or pass --overwrite"));
+}
+
+#[test]
+fn an_adapter_of_another_base_is_refused() {
+    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/adapters/lora");
+    let message = failure(&["generate", "--model", TINY, "--adapter", fixtures, "--prompt", "a"]);
+    assert!(message.contains("was the adapter made for another base model?"), "{message}");
+    assert!(message.contains("lora_A.weight"), "{message}");
+}
+
+#[test]
+fn with_json_an_error_is_an_object_too() {
+    let output = peft(&["inspect", "/nowhere", "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let error: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(error["error"].as_str().unwrap().contains("/nowhere"));
+    assert_eq!(peft(&["finetune", "--no-such-flag"]).status.code(), Some(2));
+}
