@@ -217,7 +217,7 @@ fn damaged_checkpoints_are_refused_with_the_reason() {
     with("architectures", json!(["GPT2LMHeadModel"]));
     assert!(run().contains("GPT2LMHeadModel") && run().contains("LlamaForCausalLM"), "{}", run());
     with("intermediate_size", json!(64));
-    assert!(run().contains("expected [64, 128]"), "{}", run());
+    assert!(run().contains("expected shape [64, 128], found shape [344, 128]"), "{}", run());
 }
 
 #[test]

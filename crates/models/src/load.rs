@@ -131,7 +131,10 @@ impl ModuleMapper for Fill<'_> {
         if self.result.is_err() {
             return param;
         }
-        match self.checkpoint.float(&self.path.key(), self.path.file_shape(&param), self.dtype, self.device) {
+        let (key, shape) = (self.path.key(), self.path.file_shape(&param));
+        // Weights live as long as the program: kept apart, they do not fragment the device's memory.
+        let read = |()| self.checkpoint.float(&key, shape, self.dtype, self.device);
+        match self.device.memory_persistent_allocations((), read) {
             // Swapping is a change of strides, not of memory, and matrix products take any strides.
             Ok(tensor) if self.path.is_transposed() => Param::initialized(param.id, tensor.swap_dims(0, D - 1)),
             Ok(tensor) => Param::initialized(param.id, tensor),

@@ -24,7 +24,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Settings of a run.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
@@ -122,7 +122,7 @@ pub struct Report {
     pub eval_loss: Option<f64>,
     /// Tokens trained on, without padding.
     pub tokens: usize,
-    /// Seconds of training.
+    /// Seconds of training, without evaluation.
     pub seconds: f64,
     /// Tokens per second.
     pub tokens_per_second: f64,
@@ -214,6 +214,7 @@ impl<M: LanguageModel + ModuleDisplay + 'static> Trainer<M> {
             total_steps,
             steps_per_epoch,
             began: Instant::now(),
+            aside: Duration::ZERO,
             error: None,
             config: self.config.clone(),
         });
@@ -272,13 +273,13 @@ impl<M: LanguageModel + ModuleDisplay + 'static> Trainer<M> {
             return Err(error);
         }
         checkpoints.clear()?;
-        Ok(Trained { report: run.report.finished(run.began), model })
+        Ok(Trained { report: run.report.finished(run.began.elapsed() - run.aside), model })
     }
 }
 
 impl Report {
-    fn finished(mut self, began: Instant) -> Self {
-        self.seconds = began.elapsed().as_secs_f64();
+    fn finished(mut self, training: Duration) -> Self {
+        self.seconds = training.as_secs_f64();
         self.tokens_per_second = self.tokens as f64 / self.seconds.max(1e-9);
         self.peak_memory_bytes = peak_memory_bytes();
         self
@@ -365,6 +366,8 @@ struct Run<M> {
     total_steps: usize,
     steps_per_epoch: usize,
     began: Instant,
+    /// Time spent on evaluation and checkpoints, which is not training.
+    aside: Duration,
     error: Option<Error>,
 }
 
@@ -445,7 +448,9 @@ impl<M: LanguageModel + ModuleDisplay + 'static> Run<M> {
         if report.train_loss_first.is_nan() || step == 1 {
             report.train_loss_first = loss;
         }
-        let tokens_per_second = report.tokens as f64 / self.began.elapsed().as_secs_f64().max(1e-9);
+        let training = self.began.elapsed() - self.aside;
+        let tokens_per_second = report.tokens as f64 / training.as_secs_f64().max(1e-9);
+        let aside = Instant::now();
         let is_due = |every: Option<usize>| every.is_some_and(|every| step % every == 0);
         let mut eval_loss = None;
         if !self.eval.is_empty() && (step == self.total_steps || is_due(self.config.eval_steps)) {
@@ -465,6 +470,7 @@ impl<M: LanguageModel + ModuleDisplay + 'static> Run<M> {
             let state = State { step, position, fingerprint: self.fingerprint.clone(), first_loss: self.report.train_loss_first };
             self.checkpoints.save(tuned, optimizer, &state)?;
         }
+        self.aside += aside.elapsed();
         Ok(())
     }
 }

@@ -61,18 +61,22 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    /// A workspace of packages, each with its dependencies and their kinds.
-    fn found(packages: &[(&str, &[(&str, Option<&str>)])]) -> Vec<String> {
+    /// A package with its dependencies and their kinds.
+    type Listed<'a> = (&'a str, &'a [(&'a str, Option<&'a str>)]);
+
+    /// What is wrong with a workspace of these packages.
+    fn found(packages: &[Listed]) -> Vec<String> {
         let dependency = |(name, kind): &(&str, Option<&str>)| json!({ "name": name, "kind": kind, "req": "*" });
-        let package = |(name, dependencies): &(&str, &[_])| json!({ "name": name, "dependencies": dependencies.iter().map(dependency).collect::<Value>() });
+        let package =
+            |(name, dependencies): &Listed| json!({ "name": name, "dependencies": dependencies.iter().map(dependency).collect::<Value>() });
         violations(&json!({ "packages": packages.iter().map(package).collect::<Value>() }).to_string()).unwrap()
     }
 
-    const CORE: (&str, &[(&str, Option<&str>)]) = ("peft-core", &[("burn", None)]);
+    const CORE: Listed = ("peft-core", &[("burn", None)]);
 
     #[test]
     fn imports_along_the_layers_are_fine() {
-        let packages: [(&str, &[_]); 6] = [
+        let packages: [Listed; 6] = [
             CORE,
             ("peft-adapters", &[("peft-core", None), ("serde", None)]),
             ("peft-objectives", &[("burn", None)]),
@@ -85,13 +89,13 @@ mod tests {
 
     #[test]
     fn the_core_imports_no_family() {
-        let packages: [(&str, &[_]); 2] = [("peft-core", &[("peft-adapters", None)]), ("peft-adapters", &[])];
+        let packages: [Listed; 2] = [("peft-core", &[("peft-adapters", None)]), ("peft-adapters", &[])];
         assert_eq!(found(&packages), ["peft-core imports peft-adapters, but may import none of the other crates"]);
     }
 
     #[test]
     fn families_do_not_import_each_other_nor_a_backbone() {
-        let packages: [(&str, &[_]); 4] = [
+        let packages: [Listed; 4] = [
             CORE,
             ("peft-quant", &[("peft-core", None), ("peft-adapters", None)]),
             ("peft-adapters", &[("peft-core", None), ("peft-models", Some("build"))]),
@@ -106,13 +110,13 @@ mod tests {
 
     #[test]
     fn training_imports_the_core_and_the_objectives_only() {
-        let packages: [(&str, &[_]); 3] = [CORE, ("peft-models", &[]), ("peft-train", &[("peft-objectives", None), ("peft-models", None)])];
+        let packages: [Listed; 3] = [CORE, ("peft-models", &[]), ("peft-train", &[("peft-objectives", None), ("peft-models", None)])];
         assert_eq!(found(&packages), ["peft-train imports peft-models, but may import peft-core and peft-objectives only"]);
     }
 
     #[test]
     fn tests_import_what_they_like() {
-        let packages: [(&str, &[_]); 2] = [("peft-models", &[]), ("peft-adapters", &[("peft-models", Some("dev"))])];
+        let packages: [Listed; 2] = [("peft-models", &[]), ("peft-adapters", &[("peft-models", Some("dev"))])];
         assert!(found(&packages).is_empty());
     }
 

@@ -124,7 +124,12 @@ impl Method for Ia3Config {
     fn builder<'a>(&'a self, sites: &[&Site], context: &'a Context) -> Result<Builder<'a>> {
         let owned: Vec<Site> = sites.iter().map(|site| (*site).clone()).collect();
         let feedforward = match self.feedforward() {
-            Some(targets) => targets.select(&owned, |_| true)?.into_iter().map(|site| site.id).collect(),
+            Some(targets) => match targets.select(&owned, |_| true) {
+                Ok(sites) => sites.into_iter().map(|site| site.id).collect(),
+                // As in HF PEFT, adapting no feed-forward module at all is no mistake.
+                Err(Error::NoTargetFound { .. }) => Vec::new(),
+                Err(error) => return Err(error),
+            },
             None => Vec::new(),
         };
         Ok(Box::new(move |site, weight| {

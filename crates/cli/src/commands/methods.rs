@@ -57,7 +57,7 @@ const METHODS: &[Row] = &[
         name: "ia3",
         what: "scales of outputs, or of feed-forward inputs",
         trained_per_layer: "d_out, or d_in",
-        settings: "target_modules, modules_to_save",
+        settings: "",
         hf_peft: "IA3",
         paper: "Liu et al. 2022",
     },
@@ -65,7 +65,7 @@ const METHODS: &[Row] = &[
         name: "vera",
         what: "scales between shared random matrices",
         trained_per_layer: "r + d_out",
-        settings: "r, lora_dropout, target_modules, modules_to_save",
+        settings: "r, lora_dropout",
         hf_peft: "VERA",
         paper: "Kopiczko et al. 2024",
     },
@@ -73,7 +73,7 @@ const METHODS: &[Row] = &[
         name: "bitfit",
         what: "the biases",
         trained_per_layer: "d_out where there is a bias",
-        settings: "modules_to_save",
+        settings: "",
         hf_peft: "no",
         paper: "Ben Zaken et al. 2022",
     },
@@ -93,7 +93,7 @@ impl Methods {
         let mut rows = vec![header.map(String::from).to_vec()];
         rows.extend(METHODS.iter().map(|m| [m.name, m.what, m.trained_per_layer, m.hf_peft, m.paper].map(String::from).to_vec()));
         let settings = METHODS.iter().filter(|m| !m.settings.is_empty()).map(|m| vec![m.name.to_string(), m.settings.to_string()]);
-        let text = format!("{}\n\nSettings (all have target_modules, exclude_modules, layers_to_transform, modules_to_save):\n{}", output::table(&rows), output::table(&settings.collect::<Vec<_>>()));
+        let text = format!("{}\n\nSettings (all but bitfit and full also have target_modules, exclude_modules and layers_to_transform; all but full modules_to_save):\n{}", output::table(&rows), output::table(&settings.collect::<Vec<_>>()));
         output::print(json, &METHODS, text)
     }
 }

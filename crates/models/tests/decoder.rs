@@ -1,0 +1,225 @@
+//! Properties of the decoder that need no reference implementation.
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use peft_core::{ActivationAdapter, LanguageModel, device};
+use peft_models::{CausalLm, DecoderConfig};
+use serde_json::{Value, json};
+
+fn config(model_type: &str, changes: Value) -> DecoderConfig {
+    let mut config = json!({
+        "model_type": model_type,
+        "vocab_size": 11,
+        "hidden_size": 8,
+        "intermediate_size": 12,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 6,
+        "initializer_range": 0.4,
+    });
+    config.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+    DecoderConfig::parse(&config.to_string()).unwrap()
+}
+
+fn llama(device: &Device) -> CausalLm {
+    CausalLm::init(config("llama", json!({})), device, 7)
+}
+
+fn ids<const S: usize>(rows: &[[i64; S]], device: &Device) -> Tensor<2, Int> {
+    Tensor::from_data(TensorData::new(rows.concat(), [rows.len(), S]), device)
+}
+
+fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.try_into_vec_as().unwrap()
+}
+
+/// Names and shapes of all parameters.
+fn parameters<M: Module>(module: &M) -> Vec<(String, Vec<usize>)> {
+    #[derive(Default)]
+    struct List(Vec<String>, Vec<(String, Vec<usize>)>);
+    impl ModuleVisitor for List {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.0.push(name.into());
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.0.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.1.push((self.0.join("."), param.lazy_shape().to_vec()));
+        }
+    }
+    let mut list = List::default();
+    module.visit(&mut list);
+    list.1
+}
+
+#[test]
+fn paths_are_checkpoint_keys() {
+    let model = CausalLm::init(config("qwen3", json!({"num_hidden_layers": 1})), &device::host(), 0);
+    let expected = [
+        ("model.embed_tokens.weight", vec![11, 8]),
+        ("model.layers.0.self_attn.q_proj.weight", vec![8, 24]),
+        ("model.layers.0.self_attn.k_proj.weight", vec![8, 12]),
+        ("model.layers.0.self_attn.v_proj.weight", vec![8, 12]),
+        ("model.layers.0.self_attn.o_proj.weight", vec![24, 8]),
+        ("model.layers.0.self_attn.q_norm.weight", vec![6]),
+        ("model.layers.0.self_attn.k_norm.weight", vec![6]),
+        ("model.layers.0.mlp.gate_proj.weight", vec![8, 12]),
+        ("model.layers.0.mlp.up_proj.weight", vec![8, 12]),
+        ("model.layers.0.mlp.down_proj.weight", vec![12, 8]),
+        ("model.layers.0.input_layernorm.weight", vec![8]),
+        ("model.layers.0.post_attention_layernorm.weight", vec![8]),
+        ("model.norm.weight", vec![8]),
+        ("lm_head.weight", vec![8, 11]),
+    ];
+    assert_eq!(parameters(&model), expected.map(|(name, shape)| (name.to_string(), shape)));
+}
+
+#[test]
+fn the_configuration_counts_the_parameters() {
+    for (model_type, changes) in [
+        ("llama", json!({})),
+        ("llama", json!({"tie_word_embeddings": true, "attention_bias": true, "mlp_bias": true})),
+        ("mistral", json!({})),
+        ("qwen2", json!({"tie_word_embeddings": true})),
+        ("qwen3", json!({"attention_bias": true})),
+    ] {
+        let config = config(model_type, changes);
+        let count = config.num_params();
+        assert_eq!(CausalLm::init(config, &device::host(), 0).num_params() as u64, count, "{model_type}");
+    }
+}
+
+#[test]
+fn a_seed_determines_random_weights() {
+    let logits = |seed| {
+        let device = device::host();
+        let model = CausalLm::init(config("llama", json!({})), &device, seed);
+        floats(model.logits(ids(&[[1, 2, 3]], &device)))
+    };
+    assert_eq!(logits(1), logits(1));
+    assert_ne!(logits(1), logits(2));
+}
+
+#[test]
+fn padding_on_the_right_changes_nothing_before_it() {
+    let device = device::host();
+    let model = llama(&device);
+    let alone = floats(model.logits(ids(&[[5, 1, 9]], &device)));
+    let padded = floats(model.logits(ids(&[[5, 1, 9, 0, 0], [1, 2, 3, 4, 5]], &device)));
+    for (a, b) in alone.iter().zip(&padded) {
+        assert!((a - b).abs() < 1e-5);
+    }
+}
+
+#[test]
+fn a_window_hides_what_lies_before_it() {
+    let device = device::host();
+    let changes = json!({"sliding_window": 2, "num_hidden_layers": 1});
+    let model = CausalLm::init(config("mistral", changes), &device, 3);
+    let last = |first: i64| {
+        let logits = floats(model.logits(ids(&[[first, 4, 5, 6]], &device)));
+        logits[logits.len() - 11..].to_vec()
+    };
+    assert_eq!(last(1), last(2));
+}
+
+#[test]
+fn absent_keys_mean_what_they_mean_in_transformers() {
+    let parse = |json: Value| DecoderConfig::parse(&json.to_string()).unwrap();
+    let llama = parse(json!({"model_type": "llama"}));
+    assert_eq!((llama.vocab_size, llama.hidden_size, llama.intermediate_size), (32_000, 4096, 11_008));
+    assert_eq!((llama.num_hidden_layers, llama.num_attention_heads, llama.num_key_value_heads), (32, 32, 32));
+    assert_eq!((llama.head_dim, llama.max_position_embeddings), (128, 2048));
+    assert_eq!((llama.rms_norm_eps, llama.rope.theta), (1e-6, 10_000.0));
+    assert_eq!((llama.sliding_window, llama.qkv_bias, llama.mlp_bias), (None, false, false));
+
+    let mistral = parse(json!({"model_type": "mistral"}));
+    assert_eq!((mistral.num_key_value_heads, mistral.sliding_window), (8, Some(4096)));
+    assert!(mistral.windowed.iter().all(|windowed| *windowed));
+    let mistral = parse(json!({"model_type": "mistral", "sliding_window": null, "num_key_value_heads": null}));
+    assert_eq!((mistral.num_key_value_heads, mistral.sliding_window), (32, None));
+
+    let qwen2 = parse(json!({"model_type": "qwen2", "sliding_window": 7}));
+    assert_eq!((qwen2.sliding_window, qwen2.qkv_bias, qwen2.output_bias), (None, true, false));
+    let qwen2 = parse(json!({"model_type": "qwen2", "use_sliding_window": true}));
+    assert_eq!(qwen2.sliding_window, Some(4096));
+    assert_eq!(qwen2.windowed.iter().position(|windowed| *windowed), Some(28));
+
+    let qwen3 = parse(json!({"model_type": "qwen3"}));
+    assert_eq!((qwen3.head_dim, qwen3.qk_norm, qwen3.qkv_bias), (128, true, false));
+}
+
+/// The backward pass against finite differences.
+#[test]
+fn gradients_are_right() {
+    let device = device::host().autodiff();
+    let tokens = ids(&[[1, 5, 3, 8, 2]], &device);
+    let loss = |model: &CausalLm| {
+        let logits = model.logits(tokens.clone());
+        (logits.clone() * logits.sin()).mean()
+    };
+    let model = CausalLm::init(config("qwen3", json!({})), &device, 5);
+    let gradients = loss(&model).backward();
+    let weight = |model: &CausalLm| model.model.layers[0].self_attn.k_proj.weight.val();
+    let gradient = floats(weight(&model).grad(&gradients).unwrap());
+    let moved = |index: usize, by: f32| {
+        let mut values = floats(weight(&model));
+        values[index] += by;
+        let mut model = model.clone();
+        let changed = Tensor::from_data(TensorData::new(values, [8, 12]), &device);
+        model.model.layers[0].self_attn.k_proj.weight = Param::from_tensor(changed);
+        loss(&model).into_scalar::<f32>()
+    };
+    let scale = gradient.iter().fold(0f32, |scale, g| scale.max(g.abs()));
+    for index in [0, 17, 40, 95] {
+        let difference = (moved(index, 1e-2) - moved(index, -1e-2)) / 2e-2;
+        assert!((difference - gradient[index]).abs() < 0.02 * scale, "{difference} {} of {scale}", gradient[index]);
+    }
+}
+
+/// Adds a trainable vector.
+#[derive(Module, Debug)]
+struct Shift {
+    by: Param<Tensor<1>>,
+}
+
+impl ActivationAdapter for Shift {
+    const NAME: &'static str = "shift";
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        x + self.by.val().unsqueeze()
+    }
+}
+
+#[test]
+fn every_port_changes_the_output_under_its_name() {
+    let device = device::host();
+    let tokens = ids(&[[1, 2, 3]], &device);
+    let plain = floats(llama(&device).logits(tokens.clone()));
+    let shift = |width: usize| Shift { by: Param::from_tensor(Tensor::arange(0..width as i64, &device).float()) };
+    type Edit = fn(&mut CausalLm, Shift);
+    let ports: [(&str, usize, Edit); 5] = [
+        ("model.embed_output", 8, |model, shift| model.model.embed_output.insert("a", shift)),
+        ("model.layers.1.attn_heads", 24, |model, shift| model.model.layers[1].attn_heads.insert("a", shift)),
+        ("model.layers.1.attn_output", 8, |model, shift| model.model.layers[1].attn_output.insert("a", shift)),
+        ("model.layers.1.mlp_output", 8, |model, shift| model.model.layers[1].mlp_output.insert("a", shift)),
+        ("model.layers.1.block_output", 8, |model, shift| model.model.layers[1].block_output.insert("a", shift)),
+    ];
+    for (path, width, insert) in ports {
+        let mut model = llama(&device);
+        insert(&mut model, shift(width));
+        assert_ne!(floats(model.logits(tokens.clone())), plain, "{path}");
+        assert!(parameters(&model).iter().any(|(name, _)| name.starts_with(path)), "{path}");
+    }
+}
+
+#[test]
+fn a_cache_knows_its_size() {
+    let device = device::host();
+    let model = llama(&device);
+    let mut cache = model.cache(2, 50);
+    assert!(cache.is_empty());
+    model.step(ids(&[[1, 2, 3], [4, 5, 6]], &device), &mut cache);
+    assert_eq!((cache.batch(), cache.len(), cache.capacity()), (2, 3, 50));
+}
