@@ -309,7 +309,9 @@ impl Run {
         Ok(Some(match method {
             MethodName::Full => return Ok(None),
             MethodName::Bitfit => PeftConfig::BitFit(BitFitConfig { modules_to_save, ..BitFitConfig::default() }),
-            MethodName::Ia3 => PeftConfig::Ia3(Ia3Config { feedforward_modules: feedforward(&targets), targets, modules_to_save, ..Ia3Config::default() }),
+            MethodName::Ia3 => {
+                PeftConfig::Ia3(Ia3Config { feedforward_modules: feedforward(&targets), targets, modules_to_save, ..Ia3Config::default() })
+            }
             MethodName::Vera => PeftConfig::Vera(VeraConfig {
                 r: self.r.unwrap_or(256),
                 vera_dropout: self.lora_dropout.unwrap_or(0.0),

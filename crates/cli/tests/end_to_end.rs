@@ -76,7 +76,8 @@ fn distance(a: &[f32], b: &[f32]) -> f32 {
 fn finetune_save_load_merge_generate() {
     let place = Place::new();
     let (data, adapter, merged) = (place.data(), place.path("adapter"), place.path("merged"));
-    let done = result(&["finetune", "--model", TINY, "--data", &data, "--eval", &data, "--max-steps", "6", "--lr", "0.01", "--out", &adapter]);
+    let done =
+        result(&["finetune", "--model", TINY, "--data", &data, "--eval", &data, "--max-steps", "6", "--lr", "0.01", "--out", &adapter]);
     assert_eq!(done["steps"], 6);
     assert!(done["train_loss_last"].as_f64() < done["train_loss_first"].as_f64());
     for key in ["eval_loss", "tokens_per_second", "trainable_params", "total_params"] {
@@ -113,7 +114,8 @@ fn every_method_trains_saves_and_loads() {
     let data = place.data();
     for method in ["lora", "rslora", "dora", "pissa", "ia3", "vera", "full"] {
         let out = place.path(method);
-        let done = result(&["finetune", "--model", TINY, "--data", &data, "--method", method, "--max-steps", "2", "--lr", "0.001", "--out", &out]);
+        let done =
+            result(&["finetune", "--model", TINY, "--data", &data, "--method", method, "--max-steps", "2", "--lr", "0.001", "--out", &out]);
         assert_eq!(done["steps"], 2, "{method}");
         let eval = match method {
             "full" => result(&["eval", "--model", &out, "--data", &data, "--metric", "perplexity"]),
@@ -121,7 +123,8 @@ fn every_method_trains_saves_and_loads() {
         };
         assert!(eval["perplexity"].as_f64().unwrap() > 1.0, "{method}");
     }
-    let none = failure(&["finetune", "--model", TINY, "--data", &data, "--method", "bitfit", "--max-steps", "2", "--out", &place.path("b")]);
+    let none =
+        failure(&["finetune", "--model", TINY, "--data", &data, "--method", "bitfit", "--max-steps", "2", "--out", &place.path("b")]);
     assert_eq!(none, "error: invalid configuration: bitfit finds nothing to train in this model");
 }
 
@@ -130,7 +133,8 @@ fn a_killed_run_resumes_to_the_same_losses() {
     let place = Place::new();
     let data = place.data();
     let arguments = |out: &str| -> Vec<String> {
-        let text = format!("finetune --model {TINY} --data {data} --max-steps 12 --batch-size 2 --lora-dropout 0 --save-steps 4 --out {out}");
+        let text =
+            format!("finetune --model {TINY} --data {data} --max-steps 12 --batch-size 2 --lora-dropout 0 --save-steps 4 --out {out}");
         text.split(' ').map(String::from).collect()
     };
     let losses = |out: &str| -> Vec<f64> {
@@ -237,7 +241,10 @@ fn bad_data_is_refused_with_its_line() {
     let mut tokenizer: Value = serde_json::from_str(&std::fs::read_to_string(&config).unwrap()).unwrap();
     tokenizer["chat_template"] = json!("{{ raise_exception('no roles here') }}");
     std::fs::write(&config, tokenizer.to_string()).unwrap();
-    let chat = place.write("chat.jsonl", &json!({ "messages": [{ "role": "user", "content": "a" }, { "role": "assistant", "content": "b" }] }).to_string());
+    let chat = place.write(
+        "chat.jsonl",
+        &json!({ "messages": [{ "role": "user", "content": "a" }, { "role": "assistant", "content": "b" }] }).to_string(),
+    );
     let message = failure(&["finetune", "--model", &model.to_string_lossy(), "--data", &chat, "--out", &place.path("out")]);
     assert!(message.contains("no roles here") && message.contains("chat.jsonl:1"), "{message}");
 }

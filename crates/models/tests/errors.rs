@@ -43,10 +43,7 @@ fn an_unknown_architecture_lists_the_supported_ones() {
         "model_type `gpt2` is not supported; supported: `llama`, `mistral`, `qwen2`, `qwen3`"
     );
     assert!(message(json!({"architectures": [], "model_type": null})).starts_with("names neither"));
-    assert_eq!(
-        message(json!({"model_type": "qwen2"})),
-        "architecture `LlamaForCausalLM` and model_type `qwen2` contradict each other"
-    );
+    assert_eq!(message(json!({"model_type": "qwen2"})), "architecture `LlamaForCausalLM` and model_type `qwen2` contradict each other");
 }
 
 #[test]
@@ -123,10 +120,7 @@ fn windows_that_contradict_are_errors() {
         qwen2(json!({"layer_types": ["full_attention", "linear_attention"]})),
         "layer type `linear_attention` is not supported; supported: `full_attention`, `sliding_attention`"
     );
-    assert_eq!(
-        qwen2(json!({"use_sliding_window": true, "sliding_window": 0})),
-        "sliding_window must be between 1 and 2147483647, found 0"
-    );
+    assert_eq!(qwen2(json!({"use_sliding_window": true, "sliding_window": 0})), "sliding_window must be between 1 and 2147483647, found 0");
 }
 
 #[test]

@@ -87,6 +87,8 @@ impl Stored {
 #[derive(Debug)]
 pub struct Base<'a>(Inner<'a>);
 
+// Lives on the stack for the length of one call.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
 enum Inner<'a> {
     Dense(Tensor<2>),

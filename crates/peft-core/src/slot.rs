@@ -135,7 +135,7 @@ impl Slot {
         serve: impl Fn(&[(&AnyAdapter, f64)], Tensor<2, K>) -> Tensor<2>,
     ) -> Tensor<2> {
         let n = x.dims()[0];
-        assert!(n % rows.len() == 0, "the scope names {} rows, but {n} positions do not divide into them", rows.len());
+        assert!(n.is_multiple_of(rows.len()), "the scope names {} rows, but {n} positions do not divide into them", rows.len());
         let length = n / rows.len();
         let chain_of = |name: &Option<String>| -> Vec<(&AnyAdapter, f64)> {
             name.as_deref().and_then(|name| self.get(name)).map(|adapter| (adapter, 1.0)).into_iter().collect()

@@ -62,7 +62,8 @@ pub fn ends_with_component(path: &str, entry: &str) -> bool {
 }
 
 fn whole(pattern: &str, field: &str) -> Result<Regex> {
-    Regex::new(&format!("^(?:{pattern})$")).map_err(|e| Error::InvalidConfig(format!("{field}: `{pattern}` is not a regular expression: {e}")))
+    Regex::new(&format!("^(?:{pattern})$"))
+        .map_err(|e| Error::InvalidConfig(format!("{field}: `{pattern}` is not a regular expression: {e}")))
 }
 
 /// The selection of modules to adapt; field names and meaning as in HF PEFT.

@@ -123,9 +123,7 @@ mod damaged_files {
     #[test]
     fn offsets_that_overlap_leave_gaps_or_leave_the_file() {
         let two = |a: &str, b: &str| {
-            format!(
-                r#"{{"a":{{"dtype":"U8","shape":[4],"data_offsets":{a}}},"b":{{"dtype":"U8","shape":[4],"data_offsets":{b}}}}}"#
-            )
+            format!(r#"{{"a":{{"dtype":"U8","shape":[4],"data_offsets":{a}}},"b":{{"dtype":"U8","shape":[4],"data_offsets":{b}}}}}"#)
         };
         refused_header(&two("[0,4]", "[2,6]"), &[0; 8], "tensor `b` overlaps tensor `a`");
         refused_header(&two("[0,4]", "[0,4]"), &[0; 8], "overlaps");
@@ -135,11 +133,7 @@ mod damaged_files {
         refused_header(&two("[0,4]", "[8,4]"), &[0; 8], "tensor `b`: its data ends at 4, before it begins at 8");
         let end = usize::MAX;
         let start = end - 4;
-        refused_header(
-            &format!(r#"{{"a":{{"dtype":"U8","shape":[4],"data_offsets":[{start},{end}]}}}}"#),
-            &[0; 4],
-            "belong to no tensor",
-        );
+        refused_header(&format!(r#"{{"a":{{"dtype":"U8","shape":[4],"data_offsets":[{start},{end}]}}}}"#), &[0; 4], "belong to no tensor");
         refused_header(r#"{"a":{"dtype":"U8","shape":[99],"data_offsets":[0,99]}}"#, &[0; 4], "truncated: tensor `a`");
         refused_header(r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[-4,0]}}"#, &[0; 4], "header: tensor `a`: invalid value");
     }
@@ -328,8 +322,7 @@ mod reading {
         (dir, checkpoint)
     }
 
-    const STORED: [(&str, DType); 4] =
-        [("w.f64", DType::F64), ("w.f32", DType::F32), ("w.f16", DType::F16), ("w.bf16", DType::BF16)];
+    const STORED: [(&str, DType); 4] = [("w.f64", DType::F64), ("w.f32", DType::F32), ("w.f16", DType::F16), ("w.bf16", DType::BF16)];
 
     #[test]
     fn a_tensor_keeps_its_stored_type_or_takes_the_one_asked_for() {
@@ -531,8 +524,7 @@ mod writing {
     #[test]
     fn small_checkpoints_are_one_file_and_large_ones_several_with_an_index() {
         let data = [7u8; 16];
-        let tensors =
-            || [8usize, 16, 4, 4, 1].into_iter().enumerate().map(|(i, n)| source(&format!("t{i}"), Dtype::U8, &[n], &data[..n]));
+        let tensors = || [8usize, 16, 4, 4, 1].into_iter().enumerate().map(|(i, n)| source(&format!("t{i}"), Dtype::U8, &[n], &data[..n]));
         let single = dir();
         let size = write_checkpoint(single.path(), tensors(), 33, &pytorch_metadata()).unwrap();
         assert_eq!(names(single.path()), ["model.safetensors"]);

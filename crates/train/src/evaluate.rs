@@ -104,7 +104,8 @@ pub fn multiple_choice<M: LanguageModel>(
             return Err(example.error(format!("choice {empty} has no tokens")));
         }
         let batch = batcher.batch(&rows);
-        let nll: Vec<f32> = token_nll(logits(&model, &batch), batch.targets).into_data().try_into_vec().map_err(|e| Error::Device(format!("{e:?}")))?;
+        let nll: Vec<f32> =
+            token_nll(logits(&model, &batch), batch.targets).into_data().try_into_vec().map_err(|e| Error::Device(format!("{e:?}")))?;
         let mut next = nll.into_iter();
         let scores: Vec<f64> = rows.iter().map(|row| -next.by_ref().take(row.supervised()).map(f64::from).sum::<f64>()).collect();
         let normalised: Vec<f64> = scores.iter().zip(choices).map(|(score, choice)| score / choice.len().max(1) as f64).collect();

@@ -65,7 +65,12 @@ impl CheckpointDir {
     }
 
     /// Continue from the newest checkpoint, if there is one.
-    pub(crate) fn load<M: Module>(&self, model: M, optimizer: ModuleOptimizer, fingerprint: &str) -> Result<(M, ModuleOptimizer, Option<State>)> {
+    pub(crate) fn load<M: Module>(
+        &self,
+        model: M,
+        optimizer: ModuleOptimizer,
+        fingerprint: &str,
+    ) -> Result<(M, ModuleOptimizer, Option<State>)> {
         let Some((_, dir)) = self.latest() else { return Ok((model, optimizer, None)) };
         let state: State = read_json(&dir.join(STATE))?;
         if state.fingerprint != fingerprint {

@@ -440,7 +440,16 @@ impl<M: LanguageModel + ModuleDisplay + 'static> Run<M> {
     }
 
     #[allow(clippy::too_many_arguments)]
-    fn record(&mut self, tuned: &Tuned<M>, optimizer: &ModuleOptimizer, step: usize, loss: f64, lr: f64, grad_norm: f64, tokens: usize) -> Result<()> {
+    fn record(
+        &mut self,
+        tuned: &Tuned<M>,
+        optimizer: &ModuleOptimizer,
+        step: usize,
+        loss: f64,
+        lr: f64,
+        grad_norm: f64,
+        tokens: usize,
+    ) -> Result<()> {
         let report = &mut self.report;
         report.steps = step;
         report.tokens += tokens;

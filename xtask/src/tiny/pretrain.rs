@@ -102,8 +102,8 @@ impl PretrainTiny {
              A Llama of {} parameters, trained from scratch on generated one-line tasks such as `reverse: badu = udab`. It is small\n\
              enough to live in the repository and good enough for a fine-tuning run to show something. Made by\n\n\
              ```sh\ncargo xtask pretrain-tiny --steps {} --seed {}\n```\n\n\
-             in {} steps of {BATCH_SIZE} examples; loss of the last step {loss:.4}. Exact match of greedy answers on {} new examples of each\n\
-             task, with the weights as stored (f16):\n\n| task | seen in training | exact match |\n| --- | --- | ---: |\n",
+             in {} steps of {BATCH_SIZE} examples; loss of the last step {loss:.4}. Exact match of greedy answers on {} examples of each task,\n\
+             drawn from another seed than those of the training, with the weights as stored (f16):\n\n| task | seen in training | exact match |\n| --- | --- | ---: |\n",
             model.config().num_params(),
             self.steps,
             self.seed,

@@ -29,7 +29,14 @@ impl Pissa {
     ///
     /// # Errors
     /// [`peft_core::Error::NonFinite`] if the weight is not finite.
-    pub fn new(weight: Tensor<2>, rank: usize, scaling: f64, dropout: f64, iterations: Option<usize>, rng: &mut ChaCha8Rng) -> Result<Self> {
+    pub fn new(
+        weight: Tensor<2>,
+        rank: usize,
+        scaling: f64,
+        dropout: f64,
+        iterations: Option<usize>,
+        rng: &mut ChaCha8Rng,
+    ) -> Result<Self> {
         let exact = as_type(weight, DType::F32).detach();
         let Svd { u, s, vt } = match iterations {
             Some(iterations) => randomized_svd(exact, rank, iterations, rng)?,

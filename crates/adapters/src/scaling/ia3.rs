@@ -6,7 +6,9 @@
 use crate::config::Common;
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use peft_core::{Adapter, AnyAdapter, Base, Builder, Built, Context, Error, Extras, Method, Names, Result, Site, Stored, Targets, as_type, seed};
+use peft_core::{
+    Adapter, AnyAdapter, Base, Builder, Built, Context, Error, Extras, Method, Names, Result, Site, Stored, Targets, as_type, seed,
+};
 use serde::{Deserialize, Serialize};
 
 /// Configuration of (IA)³, with HF PEFT's field names.

@@ -37,7 +37,7 @@ fn ranks_outside_their_range() {
 fn a_target_that_matches_nothing_names_the_nearest() {
     let error = refused(&PeftConfig::Lora(lora_on(["upp"])));
     assert!(matches!(&error, Error::NoTargetFound { nearest, .. } if nearest[0] == "up"), "{error}");
-    assert_eq!(error.to_string(), "no module matches `upp`; the nearest names are `up`, `embed`, `down`");
+    assert_eq!(error.to_string(), "no module matches `upp`; the nearest names are `up`, `down`, `embed`");
     let config = LoraConfig { modules_to_save: Some(vec!["cnov".into()]), ..lora() };
     assert_refused(config, "no module matches `cnov`; the nearest names are `conv`");
     assert_refused(LoraConfig { targets: Default::default(), ..lora() }, "target_modules is not set");
@@ -70,7 +70,7 @@ fn starts_that_are_not_made_here() {
 #[test]
 fn settings_of_hf_peft_that_would_change_the_meaning() {
     let with = |field: &str, value: Value| -> LoraConfig {
-        let mut config = json!({ "target_modules": ["up"] });
+        let mut config = json!({ "r": 2, "target_modules": ["up"] });
         config[field] = value;
         serde_json::from_value(config).unwrap()
     };
@@ -132,7 +132,7 @@ fn a_weight_that_is_not_finite_is_not_merged() {
             if !param.is_require_grad() {
                 return param;
             }
-            param.map(|value| (value.detach() + f32::INFINITY).require_grad())
+            param.map(|value| (value.detach() + f32::INFINITY).detach().require_grad())
         }
     }
     let net = attach(Net::new(), &PeftConfig::Lora(lora_on(["down"])), 0).unwrap().0.map(&mut Spoil);

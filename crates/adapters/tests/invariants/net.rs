@@ -148,7 +148,7 @@ impl Direction {
     }
 }
 
-/// Paths and identities of all float parameters that `keep` says, with whether they are trained.
+/// Paths and identities of all float parameters, with whether they are trained.
 pub fn parameters(net: &Net) -> Vec<(String, ParamId, bool)> {
     #[derive(Default)]
     struct Collect(Vec<String>, Vec<(String, ParamId, bool)>);

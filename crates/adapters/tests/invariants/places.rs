@@ -5,8 +5,8 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use peft_adapters::low_rank::Lora;
 use peft_core::{
-    ActivationAdapter, AnyAdapter, Builder, Built, Context, Lookup, Method, Names, Project, Result, Site, Tap, Targets, adapt, matricise, merge,
-    seed, unmatricise, unmerge, weight_gradients,
+    ActivationAdapter, AnyAdapter, Builder, Built, Context, Lookup, Method, Names, Project, Result, Site, Tap, Targets, adapt, matricise,
+    merge, seed, unmatricise, unmerge, weight_gradients,
 };
 
 fn projections() -> Targets {

@@ -76,7 +76,8 @@ impl Eval {
         };
         bar.finish_and_clear();
         let normalised = accuracy.accuracy_normalised.map(|a| format!(", {a:.4} normalised by length")).unwrap_or_default();
-        let line = format!("accuracy {:.4} ± {:.4}{normalised} ({} examples)", accuracy.accuracy, accuracy.standard_error, accuracy.examples);
+        let line =
+            format!("accuracy {:.4} ± {:.4}{normalised} ({} examples)", accuracy.accuracy, accuracy.standard_error, accuracy.examples);
         output::print(json, &accuracy, line)
     }
 }

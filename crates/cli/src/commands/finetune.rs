@@ -104,10 +104,7 @@ pub fn finetune(run: &Run, out: &Path, overwrite: bool, resume: bool) -> Result<
     std::fs::create_dir_all(out).map_err(|e| Error::io(out, e))?;
     write_atomic(&out.join("run.yaml"), run.to_yaml()?.as_bytes())?;
     let bar = output::bar(0, "training");
-    let trainer = Trainer::new(train_config, train, out, text.tokenizer.pad_id())
-        .eval(eval)
-        .resume(resume)
-        .on_step(show(bar.clone()));
+    let trainer = Trainer::new(train_config, train, out, text.tokenizer.pad_id()).eval(eval).resume(resume).on_step(show(bar.clone()));
     let trained = trainer.run(model)?;
     bar.finish_and_clear();
     save(&trained.model, config.as_ref(), model_dir, out)?;

@@ -94,7 +94,8 @@ impl Generate {
             return text.tokenizer.encode(&self.prompt, true);
         }
         let template = text.template.as_ref();
-        let template = template.ok_or_else(|| Error::file(&self.model.model, "--chat needs a chat template, and the checkpoint has none"))?;
+        let template =
+            template.ok_or_else(|| Error::file(&self.model.model, "--chat needs a chat template, and the checkpoint has none"))?;
         text.tokenizer.encode(&template.render(&[Message::new("user", self.prompt.as_str())], true)?, false)
     }
 }

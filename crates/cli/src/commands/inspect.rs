@@ -101,7 +101,9 @@ fn modules(file: &Checkpoint) -> Vec<String> {
 fn describe(kind: &'static str, name: String, file: &Checkpoint, settings: BTreeMap<&'static str, String>) -> Description {
     let rows: Vec<TensorRow> = file
         .keys()
-        .filter_map(|key| file.info(key).map(|info| TensorRow { key: key.into(), dtype: format!("{:?}", info.dtype), shape: info.shape.clone() }))
+        .filter_map(|key| {
+            file.info(key).map(|info| TensorRow { key: key.into(), dtype: format!("{:?}", info.dtype), shape: info.shape.clone() })
+        })
         .collect();
     let count = |row: &TensorRow| row.shape.iter().product::<usize>();
     let mut types = BTreeMap::new();

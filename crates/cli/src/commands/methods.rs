@@ -93,7 +93,11 @@ impl Methods {
         let mut rows = vec![header.map(String::from).to_vec()];
         rows.extend(METHODS.iter().map(|m| [m.name, m.what, m.trained_per_layer, m.hf_peft, m.paper].map(String::from).to_vec()));
         let settings = METHODS.iter().filter(|m| !m.settings.is_empty()).map(|m| vec![m.name.to_string(), m.settings.to_string()]);
-        let text = format!("{}\n\nSettings (all but bitfit and full also have target_modules, exclude_modules and layers_to_transform; all but full modules_to_save):\n{}", output::table(&rows), output::table(&settings.collect::<Vec<_>>()));
+        let text = format!(
+            "{}\n\nSettings (all but bitfit and full also have target_modules, exclude_modules and layers_to_transform; all but full modules_to_save):\n{}",
+            output::table(&rows),
+            output::table(&settings.collect::<Vec<_>>())
+        );
         output::print(json, &METHODS, text)
     }
 }

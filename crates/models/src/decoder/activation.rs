@@ -22,9 +22,7 @@ impl Activation {
             "gelu" => Ok(Self::Gelu),
             "gelu_pytorch_tanh" | "gelu_new" => Ok(Self::GeluTanh),
             "relu" => Ok(Self::Relu),
-            _ => Err(format!(
-                "hidden_act `{name}` is not supported; supported: `silu`, `gelu`, `gelu_pytorch_tanh`, `gelu_new`, `relu`"
-            )),
+            _ => Err(format!("hidden_act `{name}` is not supported; supported: `silu`, `gelu`, `gelu_pytorch_tanh`, `gelu_new`, `relu`")),
         }
     }
 

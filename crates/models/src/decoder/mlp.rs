@@ -24,12 +24,7 @@ impl Mlp {
     pub(super) fn new(config: &DecoderConfig, device: &Device) -> Self {
         let (d, inner) = (config.hidden_size, config.intermediate_size);
         let linear = |d_in, d_out| LinearConfig::new(d_in, d_out).with_bias(config.mlp_bias).init(device);
-        Self {
-            gate_proj: linear(d, inner),
-            up_proj: linear(d, inner),
-            down_proj: linear(inner, d),
-            activation: config.activation,
-        }
+        Self { gate_proj: linear(d, inner), up_proj: linear(d, inner), down_proj: linear(inner, d), activation: config.activation }
     }
 
     /// `[b, s, d]` to `[b, s, d]`.

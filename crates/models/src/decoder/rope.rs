@@ -138,12 +138,8 @@ mod tests {
 
     #[test]
     fn llama3_keeps_high_frequencies_and_divides_low_ones() {
-        let scaling = RopeScaling::Llama3 {
-            factor: 8.0,
-            low_freq_factor: 1.0,
-            high_freq_factor: 4.0,
-            original_max_position_embeddings: 8192.0,
-        };
+        let scaling =
+            RopeScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_position_embeddings: 8192.0 };
         assert_eq!(scaling.apply(1.0), 1.0);
         assert_eq!(scaling.apply(1e-5), 1e-5 / 8.0);
         let between = 2.0 * std::f64::consts::TAU / 8192.0;

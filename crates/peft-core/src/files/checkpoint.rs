@@ -143,13 +143,7 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Tensor`] if the tensor is missing, has another shape or holds no floating-point numbers;
     /// [`Error::InvalidConfig`] if `dtype` is not f64, f32, f16 or bf16; [`Error::Device`] if the device lacks the type.
-    pub fn float<const D: usize>(
-        &self,
-        key: &str,
-        shape: [usize; D],
-        dtype: Option<DType>,
-        device: &Device,
-    ) -> Result<Tensor<D>> {
+    pub fn float<const D: usize>(&self, key: &str, shape: [usize; D], dtype: Option<DType>, device: &Device) -> Result<Tensor<D>> {
         let entry = self.entry(key, || format!("shape {shape:?}"))?;
         let is_scalar = entry.info.shape.is_empty() && shape.as_slice() == [1];
         if entry.info.shape != shape && !is_scalar {
@@ -158,10 +152,7 @@ impl Checkpoint {
         let stored = self.stored_float(key, entry)?;
         let wanted = match dtype {
             Some(dtype) => Float::from_burn(dtype).ok_or_else(|| {
-                Error::InvalidConfig(format!(
-                    "a tensor of floating-point numbers cannot be loaded as {}; use {FLOATS}",
-                    dtype.name()
-                ))
+                Error::InvalidConfig(format!("a tensor of floating-point numbers cannot be loaded as {}; use {FLOATS}", dtype.name()))
             })?,
             None => stored,
         };

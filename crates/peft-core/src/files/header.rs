@@ -51,9 +51,7 @@ impl Header {
         let mut entries: serde_json::Map<String, Value> =
             serde_json::from_slice(json).map_err(|e| format!("not a safetensors file: the header is not JSON: {e}"))?;
         let metadata = match entries.remove(METADATA_KEY) {
-            Some(map) => {
-                serde_json::from_value(map).map_err(|e| format!("header: `{METADATA_KEY}` must map strings to strings: {e}"))?
-            }
+            Some(map) => serde_json::from_value(map).map_err(|e| format!("header: `{METADATA_KEY}` must map strings to strings: {e}"))?,
             None => Metadata::new(),
         };
         let mut tensors = Vec::with_capacity(entries.len());
@@ -101,19 +99,14 @@ fn header_json(file: &[u8]) -> Result<&[u8], String> {
     }
     let size = file.len();
     let Some((length, rest)) = file.split_first_chunk::<8>() else {
-        return Err(if size == 0 {
-            "the file is empty".into()
-        } else {
-            format!("truncated: {size} bytes are no safetensors header")
-        });
+        return Err(if size == 0 { "the file is empty".into() } else { format!("truncated: {size} bytes are no safetensors header") });
     };
     let length = u64::from_le_bytes(*length);
     if length > MAX_HEADER as u64 {
         return Err(format!("not a safetensors file: it announces a header of {length} bytes, the format allows {MAX_HEADER}"));
     }
-    rest.get(..length as usize).ok_or_else(|| {
-        format!("truncated: it announces a header of {length} bytes, but has only {size} in all; copy or download it again")
-    })
+    rest.get(..length as usize)
+        .ok_or_else(|| format!("truncated: it announces a header of {length} bytes, but has only {size} in all; copy or download it again"))
 }
 
 /// `tensors` are sorted by their offsets, which count from `data_start`.
@@ -127,25 +120,17 @@ fn check_layout(tensors: &[(String, HeaderEntry)], data_start: usize, file_size:
         let info = TensorInfo { dtype: *dtype, shape: shape.clone() };
         let needed = info.num_bytes().ok_or_else(|| no_size(name, *dtype, shape))?;
         if span != needed {
-            return Err(format!(
-                "header: tensor `{name}`: {dtype} of shape {shape:?} takes {needed} bytes, its data offsets span {span}"
-            ));
+            return Err(format!("header: tensor `{name}`: {dtype} of shape {shape:?} takes {needed} bytes, its data offsets span {span}"));
         }
         if *begin < previous.1 {
             return Err(format!("header: tensor `{name}` overlaps {}", previous.0));
         }
         if *begin > previous.1 {
-            return Err(format!(
-                "header: {} bytes between {} and tensor `{name}` belong to no tensor",
-                begin - previous.1,
-                previous.0
-            ));
+            return Err(format!("header: {} bytes between {} and tensor `{name}` belong to no tensor", begin - previous.1, previous.0));
         }
         if *end > data_size {
             let expected = end.saturating_add(data_start);
-            return Err(format!(
-                "truncated: tensor `{name}` ends at byte {expected}, the file has {file_size}; copy or download it again"
-            ));
+            return Err(format!("truncated: tensor `{name}` ends at byte {expected}, the file has {file_size}; copy or download it again"));
         }
         previous = (format!("tensor `{name}`"), *end);
     }

@@ -21,9 +21,7 @@ pub use checkpoint::Checkpoint;
 pub use header::TensorInfo;
 pub use output_dir::OutputDir;
 pub use safetensors::Dtype;
-pub use writer::{
-    Metadata, TensorBytes, TensorSource, pytorch_metadata, tensor_bytes, write_atomic, write_checkpoint, write_safetensors,
-};
+pub use writer::{Metadata, TensorBytes, TensorSource, pytorch_metadata, tensor_bytes, write_atomic, write_checkpoint, write_safetensors};
 
 /// The name of a checkpoint that is one file.
 pub const MODEL_FILE: &str = "model.safetensors";

@@ -45,10 +45,7 @@ mod tests {
     #[test]
     fn a_missing_prefix_outranks_a_similar_spelling() {
         let names = ["h.0.attn.bias", "h.0.attn.weight", "transformer.h.1.attn.weight"];
-        assert_eq!(
-            nearest("transformer.h.0.attn.weight", names.into_iter(), 2),
-            ["h.0.attn.weight", "transformer.h.1.attn.weight"]
-        );
+        assert_eq!(nearest("transformer.h.0.attn.weight", names.into_iter(), 2), ["h.0.attn.weight", "transformer.h.1.attn.weight"]);
     }
 
     #[test]

@@ -41,12 +41,7 @@ pub struct TensorSource<'a> {
 
 impl<'a> TensorSource<'a> {
     /// A tensor whose bytes `data` computes, in row-major order and little-endian.
-    pub fn new(
-        name: impl Into<String>,
-        dtype: Dtype,
-        shape: &[usize],
-        data: impl FnOnce() -> Result<Cow<'a, [u8]>> + 'a,
-    ) -> Self {
+    pub fn new(name: impl Into<String>, dtype: Dtype, shape: &[usize], data: impl FnOnce() -> Result<Cow<'a, [u8]>> + 'a) -> Self {
         Self { name: name.into(), info: TensorInfo { dtype, shape: shape.into() }, data: Box::new(data) }
     }
 
@@ -92,8 +87,7 @@ pub fn tensor_bytes<const D: usize>(tensor: Tensor<D>, dtype: DType) -> Result<V
 }
 
 fn storable(dtype: DType) -> Result<Float> {
-    Float::from_burn(dtype)
-        .ok_or_else(|| Error::InvalidConfig(format!("a tensor cannot be stored as {}; use {FLOATS}", dtype.name())))
+    Float::from_burn(dtype).ok_or_else(|| Error::InvalidConfig(format!("a tensor cannot be stored as {}; use {FLOATS}", dtype.name())))
 }
 
 /// Writes one safetensors file and returns its size in bytes.
@@ -104,11 +98,7 @@ fn storable(dtype: DType) -> Result<Float> {
 /// # Errors
 /// Whatever computing a tensor returns; [`Error::File`] if two tensors share a name or one has not the size that its shape
 /// says; [`Error::Io`]. After an error there is no new file, and an existing one is as it was.
-pub fn write_safetensors<'a>(
-    path: &Path,
-    tensors: impl IntoIterator<Item = TensorSource<'a>>,
-    metadata: &Metadata,
-) -> Result<u64> {
+pub fn write_safetensors<'a>(path: &Path, tensors: impl IntoIterator<Item = TensorSource<'a>>, metadata: &Metadata) -> Result<u64> {
     let staged = Staged::safetensors(path, tensors.into_iter().collect(), metadata)?;
     let size = staged.size;
     staged.publish()?;
@@ -141,11 +131,8 @@ pub fn write_checkpoint<'a>(
     refuse_beside(dir, MODEL_FILE)?;
     let names: Vec<_> = (1..=shards.len()).map(|i| format!("model-{i:05}-of-{:05}.safetensors", shards.len())).collect();
     let index = Index::new(dir, &shards, &names)?;
-    let staged: Vec<_> = shards
-        .into_iter()
-        .zip(&names)
-        .map(|(shard, name)| Staged::safetensors(&dir.join(name), shard, metadata))
-        .collect::<Result<_>>()?;
+    let staged: Vec<_> =
+        shards.into_iter().zip(&names).map(|(shard, name)| Staged::safetensors(&dir.join(name), shard, metadata)).collect::<Result<_>>()?;
     let size = staged.iter().map(|s| s.size).sum();
     staged.into_iter().try_for_each(Staged::publish)?;
     // Last, because a reader takes the index as the sign that the files are there.
@@ -243,8 +230,8 @@ impl Staged {
 
     fn safetensors(path: &Path, mut tensors: Vec<TensorSource<'_>>, metadata: &Metadata) -> Result<Self> {
         tensors.sort_by(|a, b| b.info.dtype.cmp(&a.info.dtype).then_with(|| a.name.cmp(&b.name)));
-        let header = Header::write(tensors.iter().map(|t| (t.name.as_str(), &t.info)), metadata)
-            .map_err(|reason| Error::file(path, reason))?;
+        let header =
+            Header::write(tensors.iter().map(|t| (t.name.as_str(), &t.info)), metadata).map_err(|reason| Error::file(path, reason))?;
         Self::new(path, |out| {
             out.write_all(&header).map_err(|e| Error::io(path, e))?;
             tensors.into_iter().try_for_each(|tensor| write_tensor(out, path, tensor))
@@ -262,10 +249,7 @@ fn write_tensor(out: &mut dyn Write, path: &Path, tensor: TensorSource<'_>) -> R
     let bytes = data()?;
     if info.num_bytes() != Some(bytes.len()) {
         let TensorInfo { dtype, shape } = info;
-        return Err(Error::file(
-            path,
-            format!("tensor `{name}`: {} bytes were computed for {dtype} of shape {shape:?}", bytes.len()),
-        ));
+        return Err(Error::file(path, format!("tensor `{name}`: {} bytes were computed for {dtype} of shape {shape:?}", bytes.len())));
     }
     out.write_all(&bytes).map_err(|e| Error::io(path, e))
 }
