@@ -24,7 +24,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Quickstart(commands::quickstart::Quickstart),
-    Finetune(commands::finetune::Finetune),
+    Finetune(Box<commands::finetune::Finetune>),
     Eval(commands::eval::Eval),
     Generate(commands::generate::Generate),
     Logits(commands::logits::Logits),

@@ -460,7 +460,7 @@ impl<M: LanguageModel + ModuleDisplay + 'static> Run<M> {
         let training = self.began.elapsed() - self.aside;
         let tokens_per_second = report.tokens as f64 / training.as_secs_f64().max(1e-9);
         let aside = Instant::now();
-        let is_due = |every: Option<usize>| every.is_some_and(|every| step % every == 0);
+        let is_due = |every: Option<usize>| every.is_some_and(|every| step.is_multiple_of(every));
         let mut eval_loss = None;
         if !self.eval.is_empty() && (step == self.total_steps || is_due(self.config.eval_steps)) {
             eval_loss = Some(evaluate::perplexity(&tuned.model, &self.eval, self.config.batch_size, &self.batcher, |_, _| {})?.loss);

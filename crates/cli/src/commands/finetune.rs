@@ -169,7 +169,7 @@ fn show(bar: ProgressBar) -> impl FnMut(&Progress) + Send {
             bar.set_length(progress.total_steps as u64);
             bar.set_position(progress.step as u64);
             bar.set_message(text);
-        } else if progress.step == 1 || progress.step == progress.total_steps || progress.step % every(progress.total_steps) == 0 {
+        } else if progress.step == 1 || progress.step == progress.total_steps || progress.step.is_multiple_of(every(progress.total_steps)) {
             eprintln!("step {}/{}: {text}", progress.step, progress.total_steps);
         }
     }
