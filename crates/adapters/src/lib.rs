@@ -29,11 +29,11 @@
 //! }
 //!
 //! let device = Device::flex().autodiff();
-//! let net = Net { up: LinearConfig::new(16, 64).init(&device), down: LinearConfig::new(64, 2).init(&device) };
+//! let net = Net { up: LinearConfig::new(16, 64).init(&device), down: LinearConfig::new(64, 10).init(&device) };
 //! let lora = LoraConfig { r: 4, ..LoraConfig::for_modules(Names::list(["up", "down"])) };
 //! let (net, summary) = adapt(net, &lora, &Context::default())?;
-//! assert_eq!(summary.trainable, 4 * (16 + 64) + 4 * (64 + 2));
-//! assert_eq!(net.forward(Tensor::ones([1, 16], &device)).dims(), [1, 2]);
+//! assert_eq!(summary.trainable, 4 * (16 + 64) + 4 * (64 + 10));
+//! assert_eq!(net.forward(Tensor::ones([1, 16], &device)).dims(), [1, 10]);
 //! # Ok::<(), peft_core::Error>(())
 //! ```
 

@@ -381,6 +381,7 @@ fn configurations_that_cannot_be_honoured_are_refused() {
     assert_says(&refused_with("use_qalora", json!(true)), &["`use_qalora` is not supported"]);
     assert_says(&refused_with("layer_replication", json!([[0, 2]])), &["`layer_replication` is not supported"]);
     assert_says(&refused_with("init_lora_weights", json!("olora")), &["init_lora_weights is `olora`"]);
+    assert_says(&refused_with("init_lora_weights", json!("pissa_niter_4")), &["convert it to LoRA first"]);
     assert_says(&refused_with("r", json!(5)), &["expected [5, 32], found [4, 32]"]);
     assert_says(&refused_with("target_modules", json!(["q_prj"])), &["no module matches `q_prj`", "`q_proj`"]);
 }

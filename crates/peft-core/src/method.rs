@@ -3,8 +3,8 @@
 use crate::adapter::AnyAdapter;
 use crate::replacement::Replacement;
 use crate::site::{Site, sites};
-use crate::slot::{Slot, matricise, unmatricise};
-use crate::slots::{Edit, attach_slots, change, edit_model, unmerge_first};
+use crate::slot::{Slot, matricise};
+use crate::slots::{Edit, attach_slots, edit_model, unmerge_first};
 use crate::summary::Summary;
 use crate::tap::{Needs, Statistics};
 use crate::targets::{Targets, nearest};
@@ -49,16 +49,8 @@ pub trait Method {
     fn builder<'a>(&'a self, sites: &[&Site], context: &'a Context) -> Result<Builder<'a>>;
 }
 
-/// Builds the adapter of one site from the site and its weight.
-pub type Builder<'a> = Box<dyn FnMut(&Site, Tensor<2>) -> Result<Built> + 'a>;
-
-/// An adapter, and the base weight it needs in place of the present one.
-pub struct Built {
-    /// The adapter.
-    pub adapter: AnyAdapter,
-    /// The new base weight `[d_in, d_out]`, if the method splits the weight between base and adapter.
-    pub base: Option<Tensor<2>>,
-}
+/// Builds the adapter of one site from the site and its weight `[d_in, d_out]`.
+pub type Builder<'a> = Box<dyn FnMut(&Site, Tensor<2>) -> Result<AnyAdapter> + 'a>;
 
 /// Parameters to train as a whole.
 #[derive(Clone, Debug, Default)]
@@ -170,18 +162,12 @@ impl Edit for Attach<'_> {
         }
         let Some(site) = self.adapted.get(path) else { return param };
         match (self.builder)(site, matricise(param.val())) {
-            Ok(Built { adapter, base }) => {
+            Ok(adapter) => {
                 self.built.insert(path.into(), adapter);
-                match base {
-                    Some(base) => change(param, |weight| unmatricise(base, weight.dims())),
-                    None => param,
-                }
             }
-            Err(error) => {
-                self.error = Some(error);
-                param
-            }
+            Err(error) => self.error = Some(error),
         }
+        param
     }
 
     fn slot(&mut self, path: &str, slot: &mut Slot) {

@@ -4,7 +4,7 @@ use super::dora::Dora;
 use super::lora::{Lora, Start};
 use super::pissa::Pissa;
 use crate::config::{Common, number};
-use peft_core::{AnyAdapter, Biases, Builder, Built, Context, Error, Extras, Method, Names, Result, Site, Targets, pattern_value, seed};
+use peft_core::{AnyAdapter, Biases, Builder, Context, Error, Extras, Method, Names, Result, Site, Targets, pattern_value, seed};
 use serde::{Deserialize, Serialize, Serializer};
 use std::collections::BTreeMap;
 
@@ -250,6 +250,11 @@ impl Method for LoraConfig {
 
     fn builder<'a>(&'a self, sites: &[&Site], context: &'a Context) -> Result<Builder<'a>> {
         let plan = self.init_lora_weights.plan(context.from_file)?;
+        if context.from_file && matches!(plan, Plan::Pissa { iterations: Some(_) }) {
+            let message =
+                "the file holds PiSSA factors from a randomised decomposition, which cannot be repeated; convert it to LoRA first";
+            return Err(Error::InvalidConfig(message.into()));
+        }
         for site in sites {
             let rank = self.rank_at(&site.module)?;
             if site.is_embedding() && (self.use_dora || matches!(plan, Plan::Pissa { .. })) {
@@ -272,7 +277,7 @@ impl Method for LoraConfig {
                         return Err(Error::InvalidConfig(format!("{}: PiSSA needs a positive lora_alpha", site.module)));
                     }
                     let pissa = Pissa::new(weight, rank, scaling, self.lora_dropout, iterations, rng)?;
-                    return Ok(Built { adapter: AnyAdapter::new(pissa), base: None });
+                    return Ok(AnyAdapter::new(pissa));
                 }
                 Plan::Plain(start) => start,
             };
@@ -281,7 +286,7 @@ impl Method for LoraConfig {
                 lora = lora.with_bias();
             }
             let adapter = if self.use_dora { AnyAdapter::new(Dora::new(lora, weight)) } else { AnyAdapter::new(lora) };
-            Ok(Built { adapter, base: None })
+            Ok(adapter)
         }))
     }
 }

@@ -7,7 +7,7 @@ use crate::config::Common;
 use burn::module::{Module, Param};
 use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{DType, Tensor};
-use peft_core::{Adapter, AnyAdapter, Builder, Built, Context, Error, Extras, Method, Result, Site, Stored, Targets, as_type, seed};
+use peft_core::{Adapter, AnyAdapter, Builder, Context, Error, Extras, Method, Result, Site, Stored, Targets, as_type, seed};
 use serde::{Deserialize, Serialize};
 
 /// Configuration of VeRA, with HF PEFT's field names.
@@ -166,7 +166,7 @@ impl Method for VeraConfig {
                 d_in,
                 save_projection: self.save_projection,
             };
-            Ok(Built { adapter: AnyAdapter::new(adapter), base: None })
+            Ok(AnyAdapter::new(adapter))
         }))
     }
 }

@@ -6,9 +6,7 @@
 use crate::config::Common;
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use peft_core::{
-    Adapter, AnyAdapter, Base, Builder, Built, Context, Error, Extras, Method, Names, Result, Site, Stored, Targets, as_type, seed,
-};
+use peft_core::{Adapter, AnyAdapter, Base, Builder, Context, Error, Extras, Method, Names, Result, Site, Stored, Targets, as_type, seed};
 use serde::{Deserialize, Serialize};
 
 /// Configuration of (IA)³, with HF PEFT's field names.
@@ -142,7 +140,7 @@ impl Method for Ia3Config {
                 l = l + seed::normal([d], 0.1, &mut seed::rng(context.seed, &site.path()), &weight.device());
             }
             let adapter = Ia3 { ia3_l: Param::from_tensor(l), feedforward };
-            Ok(Built { adapter: AnyAdapter::new(adapter), base: None })
+            Ok(AnyAdapter::new(adapter))
         }))
     }
 }

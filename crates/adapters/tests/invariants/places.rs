@@ -5,8 +5,8 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use peft_adapters::low_rank::Lora;
 use peft_core::{
-    ActivationAdapter, AnyAdapter, Builder, Built, Context, Lookup, Method, Names, Project, Result, Site, Tap, Targets, adapt, matricise,
-    merge, seed, unmatricise, unmerge, weight_gradients,
+    ActivationAdapter, AnyAdapter, Builder, Context, Lookup, Method, Names, Project, Result, Site, Tap, Targets, adapt, matricise, merge,
+    seed, unmatricise, unmerge, weight_gradients,
 };
 
 fn projections() -> Targets {
@@ -135,7 +135,7 @@ impl Method for OnKernels {
             let rng = &mut seed::rng(context.seed, "kernels");
             let a = seed::normal([d_in, 1], 1.0, rng, &weight.device());
             let b = seed::normal([1, d_out], 1.0, rng, &weight.device());
-            Ok(Built { adapter: AnyAdapter::new(Lora::from_factors(a, b, 1.0, 0.0, false)), base: None })
+            Ok(AnyAdapter::new(Lora::from_factors(a, b, 1.0, 0.0, false)))
         }))
     }
 }
