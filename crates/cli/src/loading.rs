@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Device};
 use clap::{Args, ValueEnum};
 use peft_core::files::TensorInfo;
-use peft_core::{Result, device};
+use peft_core::{Error, Result, device};
 use peft_models::CausalLm;
 use peft_train::data::{ChatTemplate, TextTokenizer};
 use serde::{Deserialize, Serialize};
@@ -81,6 +81,12 @@ pub struct Text {
 impl Text {
     /// The tokenizer and chat template of the checkpoint in `dir`.
     pub fn load(dir: &Path) -> Result<Self> {
+        if !dir.is_dir() {
+            return Err(Error::file(
+                dir,
+                "no such directory; a checkpoint is a directory with config.json, *.safetensors and tokenizer.json",
+            ));
+        }
         Ok(Self { tokenizer: TextTokenizer::load(dir)?, template: ChatTemplate::load(dir)? })
     }
 }

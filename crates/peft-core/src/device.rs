@@ -44,6 +44,22 @@ fn missing(backend: &str) -> Error {
     Error::Device(format!("this build has no {backend} backend; build with `cargo build --release --features {backend}`"))
 }
 
+/// The device, if it can hold a tensor: Burn panics at the first use of a device that the machine does not have.
+#[cfg(any(feature = "vulkan", feature = "cuda"))]
+fn probed(backend: &str, index: Option<usize>, device: impl FnOnce() -> Device + std::panic::UnwindSafe) -> Result<Device> {
+    use burn::tensor::Tensor;
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let device = std::panic::catch_unwind(|| {
+        let device = device();
+        Tensor::<1>::zeros([1], &device).into_data();
+        device
+    });
+    std::panic::set_hook(hook);
+    let index = index.map(|index| format!(":{index}")).unwrap_or_default();
+    device.map_err(|_| Error::Device(format!("this machine has no usable device {backend}{index}")))
+}
+
 #[cfg(feature = "cpu")]
 fn cpu() -> Result<Device> {
     Ok(Device::flex())
@@ -57,7 +73,8 @@ fn cpu() -> Result<Device> {
 #[cfg(feature = "vulkan")]
 fn vulkan(index: Option<usize>) -> Result<Device> {
     use burn::tensor::DeviceKind;
-    Ok(Device::vulkan(index.map_or(DeviceKind::DefaultDevice, DeviceKind::DiscreteGpu)))
+    let kind = index.map_or(DeviceKind::DefaultDevice, DeviceKind::DiscreteGpu);
+    probed("vulkan", index, || Device::vulkan(kind))
 }
 
 #[cfg(not(feature = "vulkan"))]
@@ -67,7 +84,7 @@ fn vulkan(_: Option<usize>) -> Result<Device> {
 
 #[cfg(feature = "cuda")]
 fn cuda(index: Option<usize>) -> Result<Device> {
-    Ok(Device::cuda(index.unwrap_or(0)))
+    probed("cuda", index, || Device::cuda(index.unwrap_or(0)))
 }
 
 #[cfg(not(feature = "cuda"))]

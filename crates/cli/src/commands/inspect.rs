@@ -55,7 +55,7 @@ impl Inspect {
 fn checkpoint(dir: &Path) -> Result<Description> {
     let config = DecoderConfig::read(dir)?;
     let file = Checkpoint::open(dir)?;
-    let rope = format!("{:?}", config.rope);
+    let rope = format!("theta {}, scaling {:?}", config.rope.theta, config.rope.scaling);
     let settings = BTreeMap::from([
         ("hidden size", config.hidden_size.to_string()),
         ("layers", config.num_hidden_layers.to_string()),
