@@ -64,3 +64,11 @@ fn imports() -> Result<(), String> {
     let violations = imports::violations(&String::from_utf8_lossy(&output.stdout))?;
     if violations.is_empty() { Ok(()) } else { Err(violations.join("; ")) }
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn this_workspace_keeps_the_import_rule() {
+        super::imports().unwrap();
+    }
+}
