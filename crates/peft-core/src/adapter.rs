@@ -1,6 +1,7 @@
 //! The contract of an adapter, and what it sits on.
 
 use crate::erased::{ErasedModule, Held, Pointer};
+use crate::ops;
 use burn::module::Module;
 use burn::tensor::{DType, Int, Tensor};
 use std::any::Any;
@@ -109,15 +110,24 @@ impl<'a> Base<'a> {
     /// `x · W` for `x: [n, d_in]`, `[n, d_out]` in the type of `x`.
     pub fn matmul(&self, x: Tensor<2>) -> Tensor<2> {
         match &self.0 {
-            Inner::Dense(weight) => {
-                let weight = as_type(weight.clone(), x.dtype());
-                x.matmul(weight)
-            }
+            Inner::Dense(weight) => dense(x, weight.clone()),
             Inner::Adapted { below, adapter, weight } if *weight == 1.0 => adapter.0.forward(x, below),
             Inner::Adapted { below, adapter, weight } => match adapter.0.delta(x.clone()) {
                 Some(delta) => below.matmul(x) + delta * *weight,
                 None => blend(below.matmul(x.clone()), adapter.0.forward(x, below), *weight),
             },
+        }
+    }
+
+    /// `x · W + s · (x · A) · B` for `A: [d_in, r]` and `B: [r, d_out]` in f32; one operation where the weight is dense.
+    pub fn matmul_low_rank(&self, x: Tensor<2>, [a, b]: [Tensor<2>; 2], scale: f64) -> Tensor<2> {
+        match &self.0 {
+            Inner::Dense(weight) if is_single(&x) && is_float(weight) => ops::project_low_rank(x, weight.clone(), a, b, scale),
+            _ => {
+                let dtype = x.dtype();
+                let branch = as_type(x.clone(), DType::F32).matmul(a).matmul(b) * scale;
+                self.matmul(x) + as_type(branch, dtype)
+            }
         }
     }
 
@@ -153,6 +163,22 @@ pub(crate) fn blend<const D: usize>(base: Tensor<D>, changed: Tensor<D>, weight:
         return changed;
     }
     base * (1.0 - weight) + changed * weight
+}
+
+fn dense(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    if is_single(&x) && is_float(&weight) {
+        return ops::project(x, weight);
+    }
+    let weight = as_type(weight, x.dtype());
+    x.matmul(weight)
+}
+
+fn is_single(x: &Tensor<2>) -> bool {
+    x.dtype() == DType::F32
+}
+
+fn is_float(weight: &Tensor<2>) -> bool {
+    matches!(weight.dtype(), DType::F32 | DType::BF16 | DType::F16)
 }
 
 fn dequantized(weight: Tensor<2>) -> Tensor<2> {

@@ -14,6 +14,11 @@ pub trait LanguageModel: Module {
     /// Logits `[n, vocabulary]` of hidden states `[n, d]`.
     fn head(&self, hidden: Tensor<2>) -> Tensor<2>;
 
+    /// The head as one matrix `[d, vocabulary]`, if it is no more than a product with it.
+    fn head_weight(&self) -> Option<Tensor<2>> {
+        None
+    }
+
     /// An empty cache for `batch` rows and up to `capacity` positions.
     fn cache(&self, batch: usize, capacity: usize) -> Self::Cache;
 

@@ -14,6 +14,7 @@ pub mod files;
 mod language;
 pub mod linalg;
 mod method;
+pub mod ops;
 mod port;
 mod project;
 mod replacement;

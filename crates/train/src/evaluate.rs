@@ -2,20 +2,30 @@
 
 use crate::data::{Batch, Batcher, ChatTemplate, Content, Encoded, Example, TextTokenizer, encode_continuation};
 use crate::generate::{GenerateConfig, generate};
-use burn::tensor::Tensor;
-use peft_core::{Error, LanguageModel, Result};
-use peft_objectives::token_nll;
+use burn::tensor::{DType, Tensor};
+use peft_core::ops::linear_cross_entropy;
+use peft_core::{Error, LanguageModel, Result, as_type};
+use peft_objectives::{cross_entropy, token_nll};
 use serde::Serialize;
 use std::ops::ControlFlow;
 
-/// Logits `[n, vocabulary]` at the batch's positions; no others are computed.
-pub(crate) fn logits<M: LanguageModel>(model: &M, batch: &Batch) -> Tensor<2> {
+/// Final hidden states `[n, d]` at the batch's positions.
+fn hidden<M: LanguageModel>(model: &M, batch: &Batch) -> Tensor<2> {
     let hidden = model.hidden(batch.ids.clone());
     let [rows, length, d] = hidden.dims();
     let hidden = hidden.reshape([rows * length, d]);
     match batch.positions.dims()[0] == rows * length {
-        true => model.head(hidden),
-        false => model.head(hidden.select(0, batch.positions.clone())),
+        true => hidden,
+        false => hidden.select(0, batch.positions.clone()),
+    }
+}
+
+/// Mean negative log-likelihood of the batch's targets in nats, `[1]`, without the logits of all of them where the head is one matrix.
+pub(crate) fn loss<M: LanguageModel>(model: &M, batch: Batch) -> Tensor<1> {
+    let hidden = hidden(model, &batch);
+    match model.head_weight().filter(|weight| weight.dtype().is_float()) {
+        Some(weight) => linear_cross_entropy(as_type(hidden, DType::F32), weight, batch.targets),
+        None => cross_entropy(model.head(hidden), batch.targets),
     }
 }
 
@@ -48,8 +58,9 @@ pub fn perplexity<M: LanguageModel>(
     let (mut sum, mut tokens) = (0.0, 0);
     for (i, rows) in examples.chunks(batch_size.max(1)).enumerate() {
         let batch = batcher.batch(rows);
-        tokens += batch.targets.dims()[0];
-        sum += f64::from(token_nll(logits(&model, &batch), batch.targets).sum().into_scalar::<f32>());
+        let count = batch.targets.dims()[0];
+        sum += f64::from(loss(&model, batch).into_scalar::<f32>()) * count as f64;
+        tokens += count;
         on_progress((i * batch_size.max(1) + rows.len()).min(examples.len()), examples.len());
     }
     let loss = sum / tokens as f64;
@@ -104,8 +115,10 @@ pub fn multiple_choice<M: LanguageModel>(
             return Err(example.error(format!("choice {empty} has no tokens")));
         }
         let batch = batcher.batch(&rows);
-        let nll: Vec<f32> =
-            token_nll(logits(&model, &batch), batch.targets).into_data().try_into_vec().map_err(|e| Error::Device(format!("{e:?}")))?;
+        let nll: Vec<f32> = token_nll(model.head(hidden(&model, &batch)), batch.targets)
+            .into_data()
+            .try_into_vec()
+            .map_err(|e| Error::Device(format!("{e:?}")))?;
         let mut next = nll.into_iter();
         let scores: Vec<f64> = rows.iter().map(|row| -next.by_ref().take(row.supervised()).map(f64::from).sum::<f64>()).collect();
         let normalised: Vec<f64> = scores.iter().zip(choices).map(|(score, choice)| score / choice.len().max(1) as f64).collect();

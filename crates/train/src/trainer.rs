@@ -15,7 +15,6 @@ use burn::tensor::Tensor;
 use burn_train::logger::InMemoryMetricLogger;
 use burn_train::{InferenceStep, Interrupter, Learner, SupervisedTraining, TrainOutput, TrainStep};
 use peft_core::{Error, LanguageModel, Result, has_shared, penalty};
-use peft_objectives::cross_entropy;
 use serde::{Deserialize, Serialize};
 use std::any::Any;
 use std::fmt::Debug;
@@ -377,7 +376,7 @@ impl<M: LanguageModel + ModuleDisplay + 'static> TrainStep for Tuned<M> {
 
     fn step(&self, Share { batch, share }: Share) -> TrainOutput<()> {
         let tokens = batch.tokens;
-        let loss = cross_entropy(evaluate::logits(&self.model, &batch), batch.targets);
+        let loss = evaluate::loss(&self.model, batch);
         self.run.with(|run: &mut Run<M>| run.losses.push((loss.clone().without_autodiff(), share, tokens)));
         let objective = match penalty(&self.model) {
             Some(penalty) => loss + penalty,

@@ -101,6 +101,13 @@ impl Adapter for Lora {
         base + as_type(change, dtype)
     }
 
+    fn forward(&self, x: Tensor<2>, base: &Base) -> Tensor<2> {
+        if self.drops() {
+            return base.matmul(x.clone()) + self.branch(self.dropped(x));
+        }
+        base.matmul_low_rank(x, [self.lora_a.val(), self.lora_b.val()], self.scaling)
+    }
+
     fn delta(&self, x: Tensor<2>) -> Option<Tensor<2>> {
         Some(self.branch(self.dropped(x)))
     }

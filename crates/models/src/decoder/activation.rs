@@ -1,6 +1,7 @@
 //! The non-linearity of the feed-forward block.
 
-use burn::tensor::{Tensor, activation};
+use burn::tensor::{DType, Tensor, activation};
+use peft_core::ops;
 
 /// An activation function, by its name in `config.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,14 @@ impl Activation {
             "gelu_pytorch_tanh" | "gelu_new" => Ok(Self::GeluTanh),
             "relu" => Ok(Self::Relu),
             _ => Err(format!("hidden_act `{name}` is not supported; supported: `silu`, `gelu`, `gelu_pytorch_tanh`, `gelu_new`, `relu`")),
+        }
+    }
+
+    /// `act(gate) ⊙ up`.
+    pub(super) fn gate<const D: usize>(self, gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+        match self {
+            Self::Silu if gate.dtype() == DType::F32 => ops::swiglu(gate, up),
+            _ => self.apply(gate) * up,
         }
     }
 

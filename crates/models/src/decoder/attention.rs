@@ -7,8 +7,8 @@ use super::rotary::Rotation;
 use super::span::Span;
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{DType, Device, Tensor, activation};
-use peft_core::{Project, as_type};
+use burn::tensor::{Device, Tensor};
+use peft_core::{Project, ops};
 
 /// Self-attention whose query heads share key/value heads in groups (Ainslie et al., 2023, arXiv:2305.13245).
 #[derive(Module, Debug)]
@@ -65,57 +65,25 @@ impl Attention {
     pub(super) fn heads(&self, x: Tensor<3>, place: Place) -> Tensor<3> {
         let queries = self.split(self.q_proj.project(x.clone()), self.q_norm.as_ref());
         let keys = self.split(self.k_proj.project(x.clone()), self.k_norm.as_ref());
-        let values = self.split(self.v_proj.project(x), None);
-        let queries = place.rotation.apply(queries);
-        let keys = place.rotation.apply(keys);
+        let values = self.split(self.v_proj.project(x), None).swap_dims(1, 2);
+        let queries = place.rotation.apply(queries).swap_dims(1, 2);
+        let keys = place.rotation.apply(keys).swap_dims(1, 2);
         let [keys, values] = match place.past {
             Some(past) => past.cache.append(keys, values, past.len, place.span.start, past.room),
             None => [keys, values],
         };
-        let read = self.attend(queries, keys, values, place.span.mask.as_ref());
+        let read = ops::attention(queries, keys, values, &place.span.visible);
         let [b, h, s, hd] = read.dims();
         read.swap_dims(1, 2).reshape([b, s, h * hd])
     }
 
-    /// `[b, s, n·hd]` to `[b, n, s, hd]`, each head normalised.
+    /// `[b, s, n·hd]` to `[b, s, n, hd]`, each head normalised.
     fn split(&self, x: Tensor<3>, norm: Option<&RmsNorm>) -> Tensor<4> {
         let [b, s, width] = x.dims();
         let heads = x.reshape([b, s, width / self.head_dim, self.head_dim]);
-        let heads = match norm {
+        match norm {
             Some(norm) => norm.forward(heads),
             None => heads,
-        };
-        heads.swap_dims(1, 2)
+        }
     }
-
-    /// `softmax(q kᵀ / √hd + mask) v` for `q: [b, h, s, hd]` and `k, v: [b, kv, t, hd]`; `[b, h, s, hd]`.
-    ///
-    /// The queries of a group stand below each other in one matrix, so that keys and values are never repeated.
-    fn attend(&self, q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Option<&Tensor<4>>) -> Tensor<4> {
-        let [b, h, s, hd] = q.dims();
-        let [_, kv, t, _] = k.dims();
-        let q = (q * (hd as f64).powf(-0.5)).reshape([b, kv, h / kv * s, hd]);
-        let scores = q.matmul(k.swap_dims(2, 3));
-        let scores = match mask {
-            Some(mask) => {
-                let mask = as_type(mask.clone(), scores.dtype());
-                (scores.reshape([b, h, s, t]) + mask).reshape([b, kv, h / kv * s, t])
-            }
-            None => scores,
-        };
-        average(scores, v).reshape([b, h, s, hd])
-    }
-}
-
-/// `softmax(scores) · values`, the softmax in f32.
-fn average(scores: Tensor<4>, values: Tensor<4>) -> Tensor<4> {
-    let dtype = values.dtype();
-    let scores = as_type(scores, DType::F32);
-    if !scores.is_autodiff() {
-        return as_type(activation::softmax(scores, 3), dtype).matmul(values);
-    }
-    // Dividing after the product keeps one matrix of the size of the scores for the backward pass instead of two.
-    let weights = (scores.clone() - scores.detach().max_dim(3)).exp();
-    let total = weights.clone().sum_dim(3);
-    as_type(weights, dtype).matmul(values) / as_type(total, dtype)
 }

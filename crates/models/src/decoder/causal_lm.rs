@@ -8,7 +8,7 @@ use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, Int, Tensor};
 use peft_core::files::Checkpoint;
-use peft_core::{LanguageModel, Lookup, Project, Result};
+use peft_core::{LanguageModel, Lookup, Project, Result, Slot};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -82,6 +82,13 @@ impl LanguageModel for CausalLm {
         match &self.lm_head {
             Some(head) => head.project(hidden),
             None => self.model.embed_tokens.unembed(hidden),
+        }
+    }
+
+    fn head_weight(&self) -> Option<Tensor<2>> {
+        match &self.lm_head {
+            Some(head) => (head.bias.is_none() && head.weight.reparameterization::<Slot>().is_none()).then(|| head.weight.val()),
+            None => Some(self.model.embed_tokens.weight.base().transpose()),
         }
     }
 

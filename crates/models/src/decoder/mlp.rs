@@ -29,7 +29,7 @@ impl Mlp {
 
     /// `[b, s, d]` to `[b, s, d]`.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let gate = self.activation.apply(self.gate_proj.project(x.clone()));
-        self.down_proj.project(gate * self.up_proj.project(x))
+        let gate = self.gate_proj.project(x.clone());
+        self.down_proj.project(self.activation.gate(gate, self.up_proj.project(x)))
     }
 }

@@ -2,7 +2,7 @@
 
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{DType, Device, Tensor};
-use peft_core::as_type;
+use peft_core::{as_type, ops};
 
 /// `x / √(mean(x²) + ε) · weight` over the last dimension (Zhang and Sennrich, 2019, arXiv:1910.07467), computed in f32.
 #[derive(Module, Debug)]
@@ -20,9 +20,7 @@ impl RmsNorm {
     /// The normalised activations, `[.., d]` in the type of `x`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let dtype = x.dtype();
-        let x = as_type(x, DType::F32);
-        let rms = (x.clone().square().mean_dim(D - 1) + self.epsilon).sqrt();
         let weight = as_type(self.weight.val(), DType::F32);
-        as_type(x / rms * weight.unsqueeze(), dtype)
+        as_type(ops::rms_norm(as_type(x, DType::F32), weight, self.epsilon), dtype)
     }
 }

@@ -2,6 +2,7 @@
 
 use super::rope::Rope;
 use burn::tensor::{Device, Tensor, TensorData};
+use peft_core::ops;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Turns pairs of a head's channels by angles proportional to the position.
@@ -15,12 +16,11 @@ pub(super) struct Rotary {
     table: Arc<Mutex<Option<Rotation>>>,
 }
 
-/// Cosines and sines of consecutive positions, `[1, 1, s, hd]` each.
+/// Cosines and sines of the angles of consecutive positions, `[s, hd/2]` each.
 #[derive(Clone, Debug)]
 pub(super) struct Rotation {
-    cos: Tensor<4>,
-    // Negative in the first half, which takes the second half of the channels with a minus.
-    sin: Tensor<4>,
+    cos: Tensor<2>,
+    sin: Tensor<2>,
 }
 
 impl Rotary {
@@ -41,35 +41,28 @@ impl Rotary {
     fn rotation(&self, positions: usize, device: &Device) -> Rotation {
         // The table is a constant: without autodiff it joins computations with and without.
         let device = device.clone().without_autodiff();
-        let tensor = |half: [fn(f32) -> f32; 2]| {
-            let values = (0..positions).flat_map(|position| {
-                let angle = move |frequency: &f32| position as f32 * frequency;
-                let [first, second] = half.map(|of| self.frequencies.iter().map(angle).map(of));
-                first.chain(second)
-            });
-            let shape = [1, 1, positions, 2 * self.frequencies.len()];
-            Tensor::from_data(TensorData::new(values.collect::<Vec<f32>>(), shape), &device)
+        let tensor = |of: fn(f32) -> f32| {
+            let angles = (0..positions).flat_map(|position| self.frequencies.iter().map(move |frequency| position as f32 * frequency));
+            let values: Vec<f32> = angles.map(of).collect();
+            Tensor::from_data(TensorData::new(values, [positions, self.frequencies.len()]), &device)
         };
-        Rotation { cos: tensor([f32::cos, f32::cos]), sin: tensor([|angle| -angle.sin(), f32::sin]) }
+        Rotation { cos: tensor(f32::cos), sin: tensor(f32::sin) }
     }
 }
 
 impl Rotation {
     fn reaches(&self, end: usize, device: &Device) -> bool {
-        self.cos.dims()[2] >= end && self.cos.device() == *device
+        self.cos.dims()[0] >= end && self.cos.device() == *device
     }
 
     fn slice(&self, start: usize, end: usize) -> Self {
-        let slice = |table: &Tensor<4>| table.clone().slice_dim(2, start..end);
+        let slice = |table: &Tensor<2>| table.clone().slice_dim(0, start..end);
         Self { cos: slice(&self.cos), sin: slice(&self.sin) }
     }
 
-    /// Turn the channels of `x: [b, h, s, hd]`.
+    /// Turn the channels of `x: [b, s, heads, hd]`.
     pub fn apply(&self, x: Tensor<4>) -> Tensor<4> {
-        let half = x.dims()[3] / 2;
-        let [first, second] = [0..half, half..2 * half].map(|channels| x.clone().slice_dim(3, channels));
-        let swapped = Tensor::cat(vec![second, first], 3);
-        x * self.cos.clone() + swapped * self.sin.clone()
+        ops::rotate(x, &self.cos, &self.sin)
     }
 }
 

@@ -1,0 +1,224 @@
+//! Attention with grouped key/value heads over ranges of keys.
+
+use crate::matrix::{Matrix, MatrixMut, Output, matmul_here};
+use crate::simd::{dot, exp, max, sum, vectorized};
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Queries, keys or values: `[batch, heads, positions, head_dim]` in any order in memory but for the last dimension, which is contiguous.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads<'a> {
+    data: &'a [f32],
+    dims: [usize; 4],
+    strides: [usize; 3],
+}
+
+impl<'a> Heads<'a> {
+    /// A view of `data` with distances `strides` between rows of the batch, heads and positions.
+    ///
+    /// # Panics
+    /// If an element would stand outside `data`.
+    pub fn new(data: &'a [f32], dims: [usize; 4], strides: [usize; 3]) -> Self {
+        let last: usize = dims.iter().zip(strides).map(|(dim, stride)| dim.saturating_sub(1) * stride).sum();
+        assert!(dims.contains(&0) || last + dims[3] <= data.len(), "heads {dims:?} with strides {strides:?} in {}", data.len());
+        Self { data, dims, strides }
+    }
+
+    /// `[positions, head_dim]` of one head.
+    fn matrix(&self, batch: usize, head: usize) -> Matrix<'a> {
+        let start = batch * self.strides[0] + head * self.strides[1];
+        Matrix::new(&self.data[start.min(self.data.len())..], [self.dims[2], self.dims[3]], [self.strides[2], 1])
+    }
+}
+
+/// Which keys a query sees: a range that ends with the query's own position.
+#[derive(Clone, Copy, Debug)]
+pub struct Visible<'a> {
+    /// The first key that each query sees, `[s]`, or `[b, s]` where rows differ.
+    pub starts: &'a [u32],
+    /// The key at the position of the first query.
+    pub first: usize,
+}
+
+impl Visible<'_> {
+    fn keys(&self, batch: usize, query: usize, queries: usize) -> Range<usize> {
+        let row = if self.starts.len() > queries { batch * queries } else { 0 };
+        self.starts[row + query] as usize..self.first + query + 1
+    }
+
+    fn check(&self, q: Heads, k: Heads, v: Heads) {
+        let ([b, h, s, hd], [kb, kv, t, _]) = (q.dims, k.dims);
+        assert!(k.dims == v.dims && kb == b && k.dims[3] == hd && h.is_multiple_of(kv), "queries {:?}, keys {:?}", q.dims, k.dims);
+        assert!(self.starts.len() == s || self.starts.len() == b * s, "{} starts for {b} rows of {s}", self.starts.len());
+        assert!(s == 0 || self.first + s <= t, "the last query stands at {}, after {t} keys", self.first + s - 1);
+    }
+}
+
+/// Queries that one task handles together.
+const BLOCK: usize = 64;
+
+/// `softmax(scale · q kᵀ) v` over the visible keys (Vaswani et al., 2017), without ever holding all scores.
+///
+/// `q: [b, h, s, hd]`, `k, v: [b, kv, t, hd]`; head `i` of the queries reads key head `i / (h / kv)`. `out` is written as `[b, s, h, hd]`.
+/// A query that sees no key gets zeros.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn attention(out: &mut [f32], q: Heads, k: Heads, v: Heads, visible: Visible, scale: f32) {
+    visible.check(q, k, v);
+    let [b, h, s, hd] = q.dims;
+    let group = h / k.dims[1];
+    let mut tasks = Vec::new();
+    let mut left = MatrixMut::rows_of(out, [b * s, h * hd]);
+    for batch in 0..b {
+        for first in (0..s).step_by(BLOCK) {
+            let (mut rows, rest) = left.split_rows(BLOCK.min(s - first));
+            left = rest;
+            for head in 0..h {
+                let (out, others) = rows.split_columns(hd);
+                rows = others;
+                tasks.push((batch, first, head, out));
+            }
+        }
+    }
+    let run = |(batch, first, head, out): (usize, usize, usize, MatrixMut)| {
+        let [k, v] = [k, v].map(|keys| keys.matrix(batch, head / group));
+        let q = q.matrix(batch, head).rows(first..first + out.dims()[0]);
+        let keys = |query: usize| visible.keys(batch, first + query, s);
+        if q.dims()[0] == 1 { one_query(out, q, k, v, keys(0), scale) } else { block(out, q, k, v, keys, scale) }
+    };
+    // A single token's scores are few; other threads would come too late.
+    const SMALL: usize = 1 << 18;
+    if b * h * s * k.dims[2] * hd < SMALL {
+        tasks.into_iter().for_each(run);
+    } else {
+        tasks.into_par_iter().for_each(run);
+    }
+}
+
+fn one_query(mut out: MatrixMut, q: Matrix, k: Matrix, v: Matrix, keys: Range<usize>, scale: f32) {
+    let out = out.row_mut(0);
+    out.fill(0.0);
+    let mut weights = vec![0.0; keys.len()];
+    vectorized(|| {
+        let Some(query) = q.row(0) else { return };
+        for (weight, key) in weights.iter_mut().zip(keys.clone()) {
+            *weight = k.row(key).map_or(0.0, |key| dot(query, key)) * scale;
+        }
+        softmax(&mut weights);
+        for (weight, key) in weights.iter().zip(keys) {
+            if let Some(value) = v.row(key) {
+                out.iter_mut().zip(value).for_each(|(out, value)| *out += weight * value);
+            }
+        }
+    });
+}
+
+fn block(out: MatrixMut, q: Matrix, k: Matrix, v: Matrix, keys: impl Fn(usize) -> Range<usize>, scale: f32) {
+    let span = span(q.dims()[0], &keys);
+    let mut weights = vec![0.0; q.dims()[0] * span.len()];
+    attend(&mut weights, q, k.rows(span.clone()), &keys, span.start, scale);
+    let weights = Matrix::rows_of(&weights, [q.dims()[0], span.len()]);
+    matmul_here(out, Output::Replace, weights, v.rows(span), 1.0);
+}
+
+/// The keys that any query of a block sees.
+fn span(queries: usize, keys: impl Fn(usize) -> Range<usize>) -> Range<usize> {
+    let seen = (0..queries).map(keys).filter(|keys| !keys.is_empty());
+    seen.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end)).unwrap_or(0..0)
+}
+
+/// The attention weights of a block, `[queries, keys]`, for keys from number `from` on.
+fn attend(weights: &mut [f32], q: Matrix, k: Matrix, keys: impl Fn(usize) -> Range<usize>, from: usize, scale: f32) {
+    let dims = [q.dims()[0], k.dims()[0]];
+    matmul_here(MatrixMut::rows_of(weights, dims), Output::Replace, q, k.transpose(), scale);
+    vectorized(|| {
+        for (query, row) in weights.chunks_exact_mut(dims[1].max(1)).enumerate() {
+            let seen = keys(query);
+            let seen = if seen.is_empty() { 0..0 } else { seen.start - from..seen.end - from };
+            row[..seen.start].fill(0.0);
+            row[seen.end..].fill(0.0);
+            softmax(&mut row[seen]);
+        }
+    });
+}
+
+#[inline(always)]
+fn softmax(row: &mut [f32]) {
+    let highest = max(row);
+    row.iter_mut().for_each(|score| *score = exp(*score - highest));
+    let total = sum(row.len(), |i| row[i]);
+    let inverse = total.recip();
+    row.iter_mut().for_each(|weight| *weight *= inverse);
+}
+
+/// The gradients of [`attention`] for the gradient `dy: [b, h, s, hd]` of its output, from its inputs alone.
+///
+/// `dq`, `dk` and `dv` are written as `[b, s, h, hd]` and `[b, t, kv, hd]`.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn attention_backward(grads: [&mut [f32]; 3], dy: Heads, [q, k, v]: [Heads; 3], visible: Visible, scale: f32) {
+    visible.check(q, k, v);
+    assert_eq!(dy.dims, q.dims, "a gradient has the shape of its output");
+    let ([b, h, s, hd], [_, kv, t, _]) = (q.dims, k.dims);
+    let group = h / kv;
+    let [dq, dk, dv] = grads;
+    let mut tasks = Vec::new();
+    let mut left = (MatrixMut::rows_of(dq, [b * s, h * hd]), [dk, dv].map(|grad| MatrixMut::rows_of(grad, [b * t, kv * hd])));
+    for batch in 0..b {
+        let (mut dq, q_rest) = left.0.split_rows(s);
+        let [mut dk, mut dv] = {
+            let [(dk, k_rest), (dv, v_rest)] = left.1.map(|grad| grad.split_rows(t));
+            left = (q_rest, [k_rest, v_rest]);
+            [dk, dv]
+        };
+        for head in 0..kv {
+            let parts = (dq.split_columns(group * hd), dk.split_columns(hd), dv.split_columns(hd));
+            tasks.push((batch, head, parts.0.0, parts.1.0, parts.2.0));
+            (dq, dk, dv) = (parts.0.1, parts.1.1, parts.2.1);
+        }
+    }
+    tasks.into_par_iter().for_each(|(batch, key_head, dq, mut dk, mut dv)| {
+        for grad in [&mut dk, &mut dv] {
+            (0..t).for_each(|position| grad.row_mut(position).fill(0.0));
+        }
+        let [k, v] = [k, v].map(|keys| keys.matrix(batch, key_head));
+        let mut left = dq;
+        for head in key_head * group..(key_head + 1) * group {
+            let (mut dq, rest) = left.split_columns(hd);
+            left = rest;
+            let [q, dy] = [q, dy].map(|queries| queries.matrix(batch, head));
+            for first in (0..s).step_by(BLOCK) {
+                let rows = first..(first + BLOCK).min(s);
+                let (now, later) = dq.split_rows(rows.len());
+                dq = later;
+                let keys = |query: usize| visible.keys(batch, first + query, s);
+                let grads = [now, dk.reborrow(), dv.reborrow()];
+                block_backward(grads, dy.rows(rows.clone()), [q.rows(rows), k, v], keys, scale);
+            }
+        }
+    });
+}
+
+fn block_backward([dq, dk, dv]: [MatrixMut; 3], dy: Matrix, [q, k, v]: [Matrix; 3], keys: impl Fn(usize) -> Range<usize>, scale: f32) {
+    let span = span(q.dims()[0], &keys);
+    let dims = [q.dims()[0], span.len()];
+    let [k, v] = [k, v].map(|keys| keys.rows(span.clone()));
+    let mut weights = vec![0.0; dims[0] * dims[1]];
+    attend(&mut weights, q, k, &keys, span.start, scale);
+    let weights_of = Matrix::rows_of(&weights, dims);
+    matmul_here(dv.split_rows(span.start).1.split_rows(span.len()).0, Output::Add, weights_of.transpose(), dy, 1.0);
+    let mut dscores = vec![0.0; dims[0] * dims[1]];
+    matmul_here(MatrixMut::rows_of(&mut dscores, dims), Output::Replace, dy, v.transpose(), 1.0);
+    vectorized(|| {
+        let width = dims[1].max(1);
+        for (dscores, weights) in dscores.chunks_exact_mut(width).zip(weights.chunks_exact(width)) {
+            let mean = dot(dscores, weights);
+            dscores.iter_mut().zip(weights).for_each(|(d, weight)| *d = weight * (*d - mean));
+        }
+    });
+    let dscores = Matrix::rows_of(&dscores, dims);
+    matmul_here(dk.split_rows(span.start).1.split_rows(span.len()).0, Output::Add, dscores.transpose(), q, scale);
+    matmul_here(dq, Output::Replace, dscores, k, scale);
+}

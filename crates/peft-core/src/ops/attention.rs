@@ -1,0 +1,189 @@
+//! Attention with grouped key/value heads.
+
+use super::differentiable;
+use burn::tensor::activation::softmax;
+use burn::tensor::{Device, Tensor, TensorData};
+use std::sync::{Arc, OnceLock};
+
+/// Which keys each query sees: consecutive ones, the last of them at the query's own position.
+///
+/// This holds causal attention, sliding windows, sequences packed one after the other and rows padded on the left. A clone shares the
+/// mask that devices without a kernel of their own build from it.
+#[derive(Clone, Debug)]
+pub struct Visible {
+    starts: Arc<[u32]>,
+    queries: usize,
+    first: usize,
+    mask: Arc<OnceLock<Tensor<4>>>,
+}
+
+impl Visible {
+    /// Queries at the positions of the keys `first, first + 1, …`; `starts[i]` is the first key that query `i` sees, at most its own
+    /// position. `starts: [queries]` for all rows of a batch, or `[batch · queries]` where rows differ.
+    ///
+    /// # Panics
+    /// If a query would not see itself.
+    pub fn new(starts: Vec<u32>, queries: usize, first: usize) -> Self {
+        let sees_itself = |(index, start): (usize, &u32)| *start as usize <= first + index % queries;
+        assert!(starts.iter().enumerate().all(sees_itself), "a query sees at least the key at its own position");
+        Self { starts: starts.into(), queries, first, mask: Arc::default() }
+    }
+
+    /// `0` where a query may look and `-∞` where not, `[1 or b, 1, queries, keys]`.
+    fn mask(&self, keys: usize, device: &Device) -> Tensor<4> {
+        let build = || {
+            let mut values = vec![f32::NEG_INFINITY; self.starts.len() * keys];
+            for (index, (row, start)) in values.chunks_exact_mut(keys).zip(self.starts.iter()).enumerate() {
+                row[*start as usize..=self.first + index % self.queries].fill(0.0);
+            }
+            let shape = [self.starts.len() / self.queries, 1, self.queries, keys];
+            Tensor::from_data(TensorData::new(values, shape), device)
+        };
+        self.mask.get_or_init(build).clone()
+    }
+
+    #[cfg(feature = "cpu")]
+    fn view(&self) -> peft_kernels::attention::Visible<'_> {
+        peft_kernels::attention::Visible { starts: &self.starts, first: self.first }
+    }
+}
+
+/// `softmax(q kᵀ / √hd) v` over the visible keys (Vaswani et al., 2017), `[b, h, s, hd]`.
+///
+/// `q: [b, h, s, hd]` and `k, v: [b, kv, t, hd]` in f32; query head `i` reads key head `i / (h / kv)` (Ainslie et al., 2023), which is
+/// never repeated. Keeps its inputs for the backward pass, and no scores.
+pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, visible: &Visible) -> Tensor<4> {
+    let values = [&q, &k, &v].map(|tensor| tensor.clone().inner());
+    let y = forward(&values, visible);
+    let visible = visible.clone();
+    differentiable([q, k, v].map(Tensor::into_dispatch), y, move |dy, _| {
+        backward(&dy, &values, &visible).map(|gradient| Some(gradient.into_dispatch()))
+    })
+}
+
+fn scale(q: &Tensor<4>) -> f32 {
+    (q.dims()[3] as f32).sqrt().recip()
+}
+
+fn forward(inputs: &[Tensor<4>; 3], visible: &Visible) -> Tensor<4> {
+    #[cfg(feature = "cpu")]
+    {
+        use super::cpu::{Cpu, filled};
+        if let [Some(q), Some(k), Some(v)] = inputs.each_ref().map(Cpu::lined) {
+            let [b, h, s, hd] = inputs[0].dims();
+            let fill = |out: &mut [f32]| {
+                peft_kernels::attention::attention(out, q.heads(), k.heads(), v.heads(), visible.view(), scale(&inputs[0]));
+            };
+            // Heads of a token stand side by side, as the output projection reads them.
+            return filled([b, s, h, hd], fill).swap_dims(1, 2);
+        }
+    }
+    let [q, k, v] = inputs.clone();
+    composed(q, k, v, visible)
+}
+
+fn backward(dy: &Tensor<4>, inputs: &[Tensor<4>; 3], visible: &Visible) -> [Tensor<4>; 3] {
+    #[cfg(feature = "cpu")]
+    {
+        use super::cpu::{Cpu, tensor, zeros};
+        if let ([Some(q), Some(k), Some(v)], Some(dy)) = (inputs.each_ref().map(Cpu::lined), Cpu::lined(dy)) {
+            let shapes = inputs.each_ref().map(|input| input.clone().swap_dims(1, 2).dims());
+            let mut grads = shapes.map(zeros);
+            let heads = [q.heads(), k.heads(), v.heads()];
+            let slices = grads.each_mut().map(Vec::as_mut_slice);
+            peft_kernels::attention::attention_backward(slices, dy.heads(), heads, visible.view(), scale(&inputs[0]));
+            let [dq, dk, dv] = grads;
+            let swapped = |data, shape| tensor(data, shape).swap_dims(1, 2);
+            return [swapped(dq, shapes[0]), swapped(dk, shapes[1]), swapped(dv, shapes[2])];
+        }
+    }
+    composed_backward(dy.clone(), inputs.clone(), visible)
+}
+
+/// The attention weights, `[b, kv, h / kv · s, t]`: the queries of a group stand below each other in one matrix.
+fn weights(q: Tensor<4>, k: Tensor<4>, visible: &Visible) -> Tensor<4> {
+    let ([b, h, s, hd], [_, kv, t, _]) = (q.dims(), k.dims());
+    let mask = visible.mask(t, &q.clone().inner().device());
+    let factor = f64::from(scale(&q));
+    let scores = (q * factor).reshape([b, kv, h / kv * s, hd]).matmul(k.swap_dims(2, 3));
+    softmax((scores.reshape([b, h, s, t]) + mask).reshape([b, kv, h / kv * s, t]), 3)
+}
+
+fn composed(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, visible: &Visible) -> Tensor<4> {
+    let dims = q.dims();
+    weights(q, k, visible).matmul(v).reshape(dims)
+}
+
+fn composed_backward(dy: Tensor<4>, [q, k, v]: [Tensor<4>; 3], visible: &Visible) -> [Tensor<4>; 3] {
+    let ([b, h, s, hd], kv) = (q.dims(), k.dims()[1]);
+    let factor = f64::from(scale(&q));
+    let grouped = |x: Tensor<4>| x.reshape([b, kv, h / kv * s, hd]);
+    let weights = weights(q.clone(), k.clone(), visible);
+    let dy = grouped(dy);
+    let dv = weights.clone().swap_dims(2, 3).matmul(dy.clone());
+    let dweights = dy.matmul(v.swap_dims(2, 3));
+    let mean = (dweights.clone() * weights.clone()).sum_dim(3);
+    let dscores = weights * (dweights - mean) * factor;
+    let dk = dscores.clone().swap_dims(2, 3).matmul(grouped(q));
+    [dscores.matmul(k).reshape([b, h, s, hd]), dk, dv]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::check::{distance, gradient, random, same};
+    use super::*;
+
+    fn compare(dims: [usize; 4], kv: usize, t: usize, visible: &Visible) {
+        let [b, h, s, hd] = dims;
+        // As a backbone has them: positions before heads.
+        let swapped = |x: &Tensor<4>| x.clone().swap_dims(1, 2);
+        let (q, k, v) = (random([b, s, h, hd]), random([b, t, kv, hd]), random([b, t, kv, hd]));
+        let found = attention(swapped(&q), swapped(&k), swapped(&v), visible);
+        let expected = composed(swapped(&q), swapped(&k), swapped(&v), visible);
+        same(found, expected, &[&gradient(&q), &gradient(&k), &gradient(&v)]);
+        let inputs = [&q, &k, &v].map(|x| swapped(x).inner());
+        let dy = random(dims).inner();
+        for (found, expected) in backward(&dy, &inputs, visible).into_iter().zip(composed_backward(dy.clone(), inputs.clone(), visible)) {
+            assert!(distance(found, expected) < 1e-5);
+        }
+    }
+
+    #[test]
+    fn causal() {
+        for (s, kv) in [(1, 2), (5, 2), (70, 2), (150, 1), (130, 6)] {
+            compare([2, 6, s, 8], kv, s, &Visible::new(vec![0; s], s, 0));
+        }
+    }
+
+    #[test]
+    fn after_a_past_and_through_a_window() {
+        let (s, first, window) = (70, 11, 20);
+        let starts = (0..s).map(|i| (first + i + 1usize).saturating_sub(window) as u32).collect();
+        compare([1, 4, s, 16], 2, first + s, &Visible::new(starts, s, first));
+    }
+
+    #[test]
+    fn rows_that_differ() {
+        // The first row holds two sequences, the second is padded on the left.
+        let starts = [[0, 0, 0, 3, 3, 3], [0, 1, 2, 2, 2, 2]].concat();
+        compare([2, 2, 6, 4], 1, 6, &Visible::new(starts, 6, 0));
+    }
+
+    #[test]
+    fn packed_sequences_do_not_see_each_other() {
+        let [q, k, v] = [random([1, 2, 6, 4]), random([1, 2, 6, 4]), random([1, 2, 6, 4])].map(Tensor::inner);
+        let packed = attention(q.clone(), k.clone(), v.clone(), &Visible::new(vec![0, 0, 0, 0, 4, 4], 6, 0));
+        let alone = |range: std::ops::Range<usize>| {
+            let n = range.len();
+            let cut = |x: &Tensor<4>| x.clone().slice_dim(2, range.clone());
+            attention(cut(&q), cut(&k), cut(&v), &Visible::new(vec![0; n], n, 0))
+        };
+        assert!(distance(packed, Tensor::cat(vec![alone(0..4), alone(4..6)], 2)) < 1e-6);
+    }
+
+    #[test]
+    #[should_panic(expected = "at its own position")]
+    fn a_query_that_sees_nothing_is_refused() {
+        Visible::new(vec![0, 2], 2, 0);
+    }
+}

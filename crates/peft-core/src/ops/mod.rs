@@ -1,0 +1,73 @@
+//! The operations that fine-tuning spends its time in, each with a backward pass of its own.
+//!
+//! Written with a tensor library's elementary operations, a transformer's block reads and writes memory many times over and keeps for
+//! the backward pass what can be computed anew. The operations here keep only their inputs, skip gradients that nobody asks for, and
+//! on the CPU run as the fused kernels of `peft-kernels`; on other devices they are composed of Burn's operations, which those devices
+//! fuse themselves.
+
+#[cfg(feature = "cpu")]
+mod cpu;
+mod differentiable;
+
+mod attention;
+mod gated;
+mod head;
+mod norm;
+mod projection;
+mod rotary;
+
+pub use attention::{Visible, attention};
+pub use gated::swiglu;
+pub use head::linear_cross_entropy;
+pub use norm::rms_norm;
+pub use projection::{project, project_low_rank};
+pub use rotary::rotate;
+
+use differentiable::differentiable;
+
+/// Compares an operation with the form composed of Burn's operations, in values and gradients.
+#[cfg(test)]
+mod check {
+    use burn::tensor::{Device, Distribution, Tensor};
+
+    /// The device to test on: the one that `PEFT_DEVICE` names, else the CPU.
+    pub fn device() -> Device {
+        let name = std::env::var("PEFT_DEVICE").unwrap_or_else(|_| "cpu".into());
+        crate::device::parse(&name).unwrap()
+    }
+
+    pub fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
+        Tensor::random(shape, Distribution::Normal(0.0, 1.0), &device()).autodiff().require_grad()
+    }
+
+    /// The largest difference of two tensors over the largest element of the second.
+    pub fn distance<const D: usize>(found: Tensor<D>, expected: Tensor<D>) -> f32 {
+        assert_eq!(found.dims(), expected.dims());
+        let scale = expected.clone().abs().max().into_scalar::<f32>().max(1e-6);
+        let distance = (found - expected).abs().max().into_scalar::<f32>() / scale;
+        if distance.is_nan() { f32::INFINITY } else { distance }
+    }
+
+    /// Both forms on the same inputs: outputs agree, and gradients of their sums under the same random weights.
+    pub fn same<const D: usize>(found: Tensor<D>, expected: Tensor<D>, inputs: &[&dyn Fn(&burn::tensor::Gradients) -> Option<Tensor<1>>]) {
+        assert!(distance(found.clone().inner(), expected.clone().inner()) < 2e-5, "values differ");
+        let weights = Tensor::<D>::random(found.dims(), Distribution::Normal(0.0, 1.0), &device());
+        let loss = |y: Tensor<D>| (y * weights.clone().autodiff()).sum().backward();
+        let (found, expected) = (loss(found), loss(expected));
+        for (index, gradient) in inputs.iter().enumerate() {
+            let (found, expected) = (gradient(&found).unwrap(), gradient(&expected).unwrap());
+            let distance = distance(found, expected);
+            assert!(distance < 5e-5, "gradient of input {index}: {distance:e}");
+        }
+    }
+
+    /// How [`same`] reads the gradient of an input.
+    pub fn gradient<const D: usize>(input: &Tensor<D>) -> impl Fn(&burn::tensor::Gradients) -> Option<Tensor<1>> {
+        let input = input.clone();
+        move |gradients| {
+            let gradient = input.grad(gradients)?;
+            let n = gradient.shape().num_elements();
+            Some(gradient.reshape([n]))
+        }
+    }
+}
