@@ -101,9 +101,13 @@ fn finetune_save_load_merge_generate() {
     assert!(distance(&adapted, &merged_logits) < 5e-3, "{}", distance(&adapted, &merged_logits));
 
     let text = result(&["generate", "--model", &merged, "--prompt", "copy: badu = ", "--max-new-tokens", "8"]);
-    assert!(!text["tokens"].as_array().unwrap().is_empty());
+    assert!(!text["results"][0]["tokens"].as_array().unwrap().is_empty());
     let same = result(&["generate", "--model", TINY, "--prompt", "copy: badu = ", "--max-new-tokens", "8"]);
-    assert_eq!(same["text"], "badu", "the tiny model copies");
+    assert_eq!(same["results"][0]["text"], "badu", "the tiny model copies");
+    let prompts = ["--prompt", "copy: badu = ", "--prompt", "upper: ko = ", "--prompt", "reverse: badu = "];
+    let several = result(&[["generate", "--model", TINY, "--max-new-tokens", "8"].as_slice(), &prompts].concat());
+    let texts: Vec<_> = several["results"].as_array().unwrap().iter().map(|outcome| outcome["text"].clone()).collect();
+    assert_eq!((texts.len(), &texts[0], &texts[2]), (3, &"badu".into(), &"udab".into()), "prompts of different lengths together");
     let kind = result(&["inspect", &adapter]);
     assert_eq!((kind["kind"].as_str(), kind["name"].as_str()), (Some("adapter"), Some("lora")));
 }

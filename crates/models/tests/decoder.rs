@@ -218,8 +218,8 @@ fn every_port_changes_the_output_under_its_name() {
 fn a_cache_knows_its_size() {
     let device = device::host();
     let model = llama(&device);
-    let mut cache = model.cache(2, 50);
+    let mut cache = model.cache(&[0, 0], 50);
     assert!(cache.is_empty());
     model.step(ids(&[[1, 2, 3], [4, 5, 6]], &device), &mut cache);
-    assert_eq!((cache.batch(), cache.len(), cache.capacity()), (2, 3, 50));
+    assert_eq!((cache.padding(), cache.len(), cache.capacity()), ([0, 0].as_slice(), 3, 50));
 }

@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use peft_core::{LanguageModel, device};
 use peft_models::CausalLm;
-use peft_train::generate::{GenerateConfig, generate};
+use peft_train::generate::{GenerateConfig, generate, generate_batch};
 use safetensors::SafeTensors;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -70,6 +70,7 @@ fn check_fixture(name: &str) {
     assert_close(&logits, &expected.logits);
     check_cache(&model, tokens, &logits);
     check_generation(&model, &expected.generated);
+    check_batched_generation(&model, &expected.generated);
     check_autodiff(name, &expected);
 }
 
@@ -78,7 +79,7 @@ fn check_cache(model: &CausalLm, tokens: Tensor<2, Int>, logits: &[f32]) {
     let [rows, length] = tokens.dims();
     let vocab = model.vocab_size();
     for piece in [1, 5, length] {
-        let mut cache = model.cache(rows, 7);
+        let mut cache = model.cache(&vec![0; rows], 7);
         for start in (0..length).step_by(piece) {
             let end = (start + piece).min(length);
             let last = floats(model.step(tokens.clone().slice_dim(1, start..end), &mut cache));
@@ -101,6 +102,16 @@ fn check_generation(model: &CausalLm, expected: &[i64]) {
     });
     assert_eq!(new.unwrap(), continuation);
     assert_eq!(streamed, continuation);
+}
+
+/// Prompts of different lengths do not disturb each other.
+fn check_batched_generation(model: &CausalLm, text: &[i64]) {
+    let text: Vec<u32> = text.iter().map(|id| *id as u32).collect();
+    let prompts = [&text[..8], &text[2..5], &text[..1], &text[..8]];
+    let config = GenerateConfig { max_new_tokens: 6, ..Default::default() };
+    let alone = prompts.map(|prompt| generate(model, prompt, &config, |_| ControlFlow::Continue(())).unwrap());
+    let together = generate_batch(model, &prompts, &config, |_, _| ControlFlow::Continue(())).unwrap();
+    assert_eq!(together, alone);
 }
 
 /// On a device with autodiff, attention takes another route to the same numbers.

@@ -107,6 +107,14 @@ impl<'a> Base<'a> {
         Self(Inner::Adapted { below, adapter, weight })
     }
 
+    /// The shape `[d_in, d_out]` of the weight.
+    pub fn dims(&self) -> [usize; 2] {
+        match &self.0 {
+            Inner::Dense(weight) => weight.dims(),
+            Inner::Adapted { below, .. } => below.dims(),
+        }
+    }
+
     /// `x · W` for `x: [n, d_in]`, `[n, d_out]` in the type of `x`.
     pub fn matmul(&self, x: Tensor<2>) -> Tensor<2> {
         match &self.0 {

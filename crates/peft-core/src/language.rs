@@ -19,8 +19,10 @@ pub trait LanguageModel: Module {
         None
     }
 
-    /// An empty cache for `batch` rows and up to `capacity` positions.
-    fn cache(&self, batch: usize, capacity: usize) -> Self::Cache;
+    /// An empty cache for up to `capacity` positions, with a row for each element of `padding`.
+    ///
+    /// Row `i` begins with `padding[i]` ids of any value that its other tokens do not see, so that rows of different lengths end together.
+    fn cache(&self, padding: &[usize], capacity: usize) -> Self::Cache;
 
     /// Append `ids: [batch, new]` to the cache; logits `[batch, vocabulary]` of the last position.
     fn step(&self, ids: Tensor<2, Int>, cache: &mut Self::Cache) -> Tensor<2>;

@@ -110,7 +110,23 @@ impl Slot {
         if rows.is_empty() || self.merged.is_some() {
             return project_chain(&self.chain(), x, &base, bias);
         }
-        self.by_row(&rows, x, |chain, x| project_chain(chain, x, &base, bias.clone()))
+        self.project_by_addition(&rows, x.clone(), &base, bias.clone()).unwrap_or_else(|| {
+            self.by_row(&rows, x, |chain, x| Some(project_chain(chain, x, &base, bias.clone()))).expect("every group is served")
+        })
+    }
+
+    /// One product with the base for all rows, to which each group adds its change; nothing if an adapter does more than add to the weight.
+    fn project_by_addition(&self, rows: &[Option<String>], x: Tensor<2>, base: &Base, bias: Option<Tensor<1>>) -> Option<Tensor<2>> {
+        let named = rows.iter().flatten().filter_map(|name| self.get(name));
+        if named.clone().any(|adapter| adapter.0.bias(None).is_some()) {
+            return None;
+        }
+        let d_out = base.dims()[1];
+        let change = self.by_row(rows, x.clone(), |chain, x| match chain {
+            [] => Some(Tensor::zeros([x.dims()[0], d_out], (&x.device(), x.dtype()))),
+            [(adapter, _), ..] => adapter.0.delta(x),
+        })?;
+        Some(add_bias(base.matmul(x), bias) + change)
     }
 
     /// Rows `ids: [n]` of the effective weight `[vocabulary, d]`, `[n, d]`.
@@ -122,18 +138,19 @@ impl Slot {
             return lookup(&self.chain(), ids);
         }
         let n = ids.dims()[0];
-        self.by_row(&rows, ids.reshape([n, 1]), |chain, ids| lookup(chain, ids.flatten(0, 1)))
+        let served = self.by_row(&rows, ids.reshape([n, 1]), |chain, ids| Some(lookup(chain, ids.flatten(0, 1))));
+        served.expect("every group is served")
     }
 
-    /// Serve each group of rows by its own adapter and put the results back in order.
+    /// Serve each group of rows by its own adapter and put the results back in order; nothing if `serve` gives nothing for a group.
     ///
     /// `x: [n, …]` holds the rows of the batch one after the other, each `n / rows` positions long.
     fn by_row<K: burn::tensor::kind::Basic>(
         &self,
         rows: &[Option<String>],
         x: Tensor<2, K>,
-        serve: impl Fn(&[(&AnyAdapter, f64)], Tensor<2, K>) -> Tensor<2>,
-    ) -> Tensor<2> {
+        serve: impl Fn(&[(&AnyAdapter, f64)], Tensor<2, K>) -> Option<Tensor<2>>,
+    ) -> Option<Tensor<2>> {
         let n = x.dims()[0];
         assert!(n.is_multiple_of(rows.len()), "the scope names {} rows, but {n} positions do not divide into them", rows.len());
         let length = n / rows.len();
@@ -141,8 +158,13 @@ impl Slot {
             name.as_deref().and_then(|name| self.get(name)).map(|adapter| (adapter, 1.0)).into_iter().collect()
         };
         let groups = groups(rows);
-        if let [(name, _)] = groups.as_slice() {
-            return serve(&chain_of(name), x);
+        if groups.iter().flat_map(|(_, rows)| rows).copied().eq(0..rows.len()) {
+            // Already in order: views instead of copies.
+            let served = groups.iter().map(|(name, rows)| {
+                let positions = rows[0] * length..(rows[0] + rows.len()) * length;
+                serve(&chain_of(name), x.clone().slice_dim(0, positions))
+            });
+            return Some(Tensor::cat(served.collect::<Option<_>>()?, 0));
         }
         let device = x.device();
         let mut order = vec![0i64; n];
@@ -156,10 +178,10 @@ impl Slot {
             }
             let count = positions.len();
             let positions = Tensor::<1, Int>::from_data(TensorData::new(positions, [count]), &device);
-            served.push(serve(&chain_of(name), x.clone().select(0, positions)));
+            served.push(serve(&chain_of(name), x.clone().select(0, positions))?);
         }
         let order = Tensor::<1, Int>::from_data(TensorData::new(order, [n]), &device);
-        Tensor::cat(served, 0).select(0, order)
+        Some(Tensor::cat(served, 0).select(0, order))
     }
 
     /// The effective bias `[d_out]` of the projection.

@@ -1,7 +1,7 @@
 //! Evaluation: perplexity, multiple choice by log-likelihood, exact match of generated answers.
 
 use crate::data::{Batch, Batcher, ChatTemplate, Content, Encoded, Example, TextTokenizer, encode_continuation};
-use crate::generate::{GenerateConfig, generate};
+use crate::generate::{GenerateConfig, generate_batch};
 use burn::tensor::{DType, Tensor};
 use peft_core::ops::linear_cross_entropy;
 use peft_core::{Error, LanguageModel, Result, as_type};
@@ -136,7 +136,7 @@ fn best(scores: &[f64]) -> Option<usize> {
 
 /// Whether the greedy continuation of the prompt equals the answer, without surrounding spaces.
 ///
-/// The answer is `answer`, else `completion`, else the last message if it is the assistant's.
+/// `batch_size` prompts are continued together. The answer is `answer`, else `completion`, else the last message if it is the assistant's.
 ///
 /// # Errors
 /// [`Error::Data`] for an example without an answer.
@@ -145,16 +145,20 @@ pub fn exact_match<M: LanguageModel>(
     tokenizer: &TextTokenizer,
     template: Option<&ChatTemplate>,
     examples: &[Example],
+    batch_size: usize,
     max_new_tokens: usize,
     mut on_progress: impl FnMut(usize, usize),
 ) -> Result<Accuracy> {
     let config = GenerateConfig { max_new_tokens, eos_ids: tokenizer.eos_ids().to_vec(), ..GenerateConfig::default() };
     let mut right = Vec::new();
-    for (i, example) in examples.iter().enumerate() {
-        let (prompt, answer) = question(tokenizer, template, example)?;
-        let tokens = generate(model, &prompt, &config, |_| ControlFlow::Continue(()))?;
-        right.push(tokenizer.decode(&tokens, true)?.trim() == answer.trim());
-        on_progress(i + 1, examples.len());
+    for examples_of_batch in examples.chunks(batch_size.max(1)) {
+        let questions = examples_of_batch.iter().map(|example| question(tokenizer, template, example)).collect::<Result<Vec<_>>>()?;
+        let (prompts, answers): (Vec<_>, Vec<_>) = questions.into_iter().unzip();
+        let written = generate_batch(model, &prompts, &config, |_, _| ControlFlow::Continue(()))?;
+        for (tokens, answer) in written.iter().zip(answers) {
+            right.push(tokenizer.decode(tokens, true)?.trim() == answer.trim());
+        }
+        on_progress(right.len(), examples.len());
     }
     Ok(Accuracy::of(&right))
 }

@@ -58,27 +58,74 @@ pub fn generate<M: LanguageModel>(
     config: &GenerateConfig,
     mut on_token: impl FnMut(u32) -> ControlFlow<()>,
 ) -> Result<Vec<u32>> {
+    let mut new = generate_batch(model, &[prompt], config, |_, token| on_token(token))?;
+    Ok(new.pop().unwrap_or_default())
+}
+
+/// Continue several prompts at once, of any lengths; `on_token` gets the number of the prompt and its new token, and ends that prompt
+/// alone when it breaks.
+///
+/// What a prompt is continued with does not depend on the others, up to rounding. Each draws its own random numbers. See [`generate`].
+///
+/// # Errors
+/// As [`generate`].
+pub fn generate_batch<M: LanguageModel>(
+    model: &M,
+    prompts: &[impl AsRef<[u32]>],
+    config: &GenerateConfig,
+    mut on_token: impl FnMut(usize, u32) -> ControlFlow<()>,
+) -> Result<Vec<Vec<u32>>> {
     config.validate()?;
-    check_prompt(prompt, model.vocab_size())?;
-    let mut new = Vec::new();
-    if config.max_new_tokens == 0 {
-        return Ok(new);
-    }
+    let prompts: Vec<&[u32]> = prompts.iter().map(AsRef::as_ref).collect();
+    prompts.iter().try_for_each(|prompt| check_prompt(prompt, model.vocab_size()))?;
+    let mut rows: Vec<Row> = (0..prompts.len()).map(|index| Row::new(config, index)).collect();
+    let Some(longest) = prompts.iter().map(|prompt| prompt.len()).max().filter(|_| config.max_new_tokens > 0) else {
+        return Ok(rows.into_iter().map(|row| row.new).collect());
+    };
     let model = &model.valid();
     let device = model.devices().into_iter().next().unwrap_or_default();
-    let mut sampler = Sampler { config, rng: ChaCha8Rng::seed_from_u64(config.seed) };
-    let mut cache = model.cache(1, prompt.len().saturating_add(config.max_new_tokens));
-    let mut logits = read_prompt(model, prompt, &mut cache, &device);
+    let padding: Vec<usize> = prompts.iter().map(|prompt| longest - prompt.len()).collect();
+    let mut cache = model.cache(&padding, longest.saturating_add(config.max_new_tokens));
+    let mut logits = read_prompts(model, &prompts, longest, &mut cache, &device);
     loop {
-        let token = sampler.choose(values(logits)?)?;
+        let values = values(logits)?;
+        for (index, (row, logits)) in rows.iter_mut().zip(values.chunks_exact(model.vocab_size())).enumerate() {
+            if !row.done {
+                row.done = row.advance(logits, |token| on_token(index, token))?;
+            }
+        }
+        if rows.iter().all(|row| row.done) {
+            return Ok(rows.into_iter().map(|row| row.new).collect());
+        }
+        // Rows that are done are fed their last token on; nothing reads what comes of it.
+        let last: Vec<u32> = rows.iter().map(|row| row.new.last().copied().unwrap_or_default()).collect();
+        logits = model.step(ids(&last, 1, &device), &mut cache);
+    }
+}
+
+/// One text as it grows.
+struct Row<'a> {
+    sampler: Sampler<'a>,
+    new: Vec<u32>,
+    done: bool,
+}
+
+impl<'a> Row<'a> {
+    fn new(config: &'a GenerateConfig, index: usize) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
+        rng.set_stream(index as u64);
+        Self { sampler: Sampler { config, rng }, new: Vec::new(), done: false }
+    }
+
+    /// Choose the next token; whether the text ends here.
+    fn advance(&mut self, logits: &[f32], on_token: impl FnOnce(u32) -> ControlFlow<()>) -> Result<bool> {
+        let token = self.sampler.choose(logits)?;
+        let config = self.sampler.config;
         if config.eos_ids.contains(&token) {
-            return Ok(new);
+            return Ok(true);
         }
-        new.push(token);
-        if on_token(token).is_break() || new.len() == config.max_new_tokens {
-            return Ok(new);
-        }
-        logits = model.step(row(&[token], &device), &mut cache);
+        self.new.push(token);
+        Ok(on_token(token).is_break() || self.new.len() == config.max_new_tokens)
     }
 }
 
@@ -92,19 +139,25 @@ fn check_prompt(prompt: &[u32], vocab_size: usize) -> Result<()> {
     }
 }
 
-/// Read the prompt in pieces, so that a long one never needs scores of its length squared; logits `[1, vocab]` of its last token.
-fn read_prompt<M: LanguageModel>(model: &M, prompt: &[u32], cache: &mut M::Cache, device: &Device) -> Tensor<2> {
+/// Read the prompts in pieces, so that long ones never need scores of their length squared; logits `[prompts, vocab]` of the last tokens.
+fn read_prompts<M: LanguageModel>(model: &M, prompts: &[&[u32]], longest: usize, cache: &mut M::Cache, device: &Device) -> Tensor<2> {
     const PIECE: usize = 512;
-    let last = (prompt.len() - 1) / PIECE * PIECE;
-    for piece in prompt[..last].chunks(PIECE) {
-        model.step(row(piece, device), cache);
+    // Shorter prompts begin later.
+    let at = |prompt: &[u32], position: usize| (position + prompt.len()).checked_sub(longest).map_or(0, |index| prompt[index]);
+    let mut read = |positions: std::ops::Range<usize>| {
+        let piece: Vec<u32> = prompts.iter().flat_map(|prompt| positions.clone().map(|position| at(prompt, position))).collect();
+        model.step(ids(&piece, positions.len(), device), cache)
+    };
+    let last = (longest - 1) / PIECE * PIECE;
+    for start in (0..last).step_by(PIECE) {
+        read(start..start + PIECE);
     }
-    model.step(row(&prompt[last..], device), cache)
+    read(last..longest)
 }
 
-fn row(ids: &[u32], device: &Device) -> Tensor<2, Int> {
+fn ids(ids: &[u32], length: usize, device: &Device) -> Tensor<2, Int> {
     let ids: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
-    let shape = [1, ids.len()];
+    let shape = [ids.len() / length, length];
     Tensor::from_data(TensorData::new(ids, shape), device)
 }
 
@@ -118,14 +171,14 @@ struct Sampler<'a> {
 }
 
 impl Sampler<'_> {
-    fn choose(&mut self, logits: Vec<f32>) -> Result<u32> {
-        let best = argmax(&logits).ok_or_else(|| Error::NonFinite { what: "logits".into() })?;
+    fn choose(&mut self, logits: &[f32]) -> Result<u32> {
+        let best = argmax(logits).ok_or_else(|| Error::NonFinite { what: "logits".into() })?;
         if self.config.temperature == 0.0 {
             return Ok(best as u32);
         }
         let highest = logits[best];
         let weight = |logit: f32| (f64::from(logit - highest) / self.config.temperature).exp();
-        let weights = logits.into_iter().enumerate().map(|(id, logit)| (id as u32, weight(logit)));
+        let weights = logits.iter().enumerate().map(|(id, logit)| (id as u32, weight(*logit)));
         let mut candidates: Vec<_> = weights.collect();
         keep_top_k(&mut candidates, self.config.top_k);
         keep_top_p(&mut candidates, self.config.top_p);
@@ -201,7 +254,7 @@ mod tests {
 
     fn drawn(config: GenerateConfig, logits: &[f32]) -> Vec<u32> {
         let mut sampler = sampler(&config);
-        let mut ids: Vec<_> = (0..500).map(|_| sampler.choose(logits.to_vec()).unwrap()).collect();
+        let mut ids: Vec<_> = (0..500).map(|_| sampler.choose(logits).unwrap()).collect();
         ids.sort_unstable();
         ids.dedup();
         ids
@@ -211,7 +264,7 @@ mod tests {
 
     #[test]
     fn greedy_takes_the_first_of_the_best() {
-        assert_eq!(sampler(&GenerateConfig::default()).choose(LOGITS.to_vec()).unwrap(), 1);
+        assert_eq!(sampler(&GenerateConfig::default()).choose(&LOGITS).unwrap(), 1);
     }
 
     #[test]
@@ -235,7 +288,7 @@ mod tests {
         let config = GenerateConfig { temperature: 2.0, ..Default::default() };
         let mut sampler = sampler(&config);
         let logits = [0.0, 2.0 * 3f32.ln()];
-        let ones = (0..4000).filter(|_| sampler.choose(logits.to_vec()).unwrap() == 1).count();
+        let ones = (0..4000).filter(|_| sampler.choose(&logits).unwrap() == 1).count();
         assert!((ones as f64 / 4000.0 - 0.75).abs() < 0.03, "{ones}");
     }
 
@@ -243,7 +296,7 @@ mod tests {
     fn logits_that_are_not_numbers_are_an_error() {
         let config = GenerateConfig::default();
         for logits in [vec![0.0, f32::NAN], vec![f32::INFINITY, 0.0], vec![f32::NEG_INFINITY; 2]] {
-            let error = sampler(&config).choose(logits).unwrap_err();
+            let error = sampler(&config).choose(&logits).unwrap_err();
             assert_eq!(error.to_string(), "logits: not a finite number");
         }
     }

@@ -24,7 +24,7 @@ pub struct Eval {
     /// What to measure.
     #[arg(long, value_enum)]
     metric: Metric,
-    /// Sequences in one batch, for perplexity.
+    /// Sequences or prompts in one batch, for perplexity and exact-match.
     #[arg(long, default_value_t = 8)]
     batch_size: usize,
     /// Longest sequence in tokens, for perplexity.
@@ -70,7 +70,8 @@ impl Eval {
                 return output::print(json, &result, line);
             }
             Metric::ExactMatch => {
-                evaluate::exact_match(&model, &text.tokenizer, text.template.as_ref(), &examples, self.max_new_tokens, on_progress)?
+                let (batch_size, longest) = (self.batch_size, self.max_new_tokens);
+                evaluate::exact_match(&model, &text.tokenizer, text.template.as_ref(), &examples, batch_size, longest, on_progress)?
             }
             Metric::MultipleChoice => evaluate::multiple_choice(&model, &text.tokenizer, &examples, &batcher, on_progress)?,
         };

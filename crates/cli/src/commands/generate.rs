@@ -4,8 +4,9 @@ use crate::loading::{ModelArgs, Text};
 use crate::output;
 use clap::Args;
 use peft_core::{Error, Result};
+use peft_models::CausalLm;
 use peft_train::data::Message;
-use peft_train::generate::{GenerateConfig, generate};
+use peft_train::generate::{GenerateConfig, generate, generate_batch};
 use serde::Serialize;
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -13,13 +14,14 @@ use std::time::Instant;
 /// Continue a text, shown as it is written.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  peft generate --model SmolLM2-135M --prompt 'Once upon a time'\n  \
-    peft generate --model SmolLM2-135M-Instruct --adapter my-adapter --chat --prompt 'Who are you?' --temperature 0.7 --top-p 0.9")]
+    peft generate --model SmolLM2-135M-Instruct --adapter my-adapter --chat --prompt 'Who are you?' --temperature 0.7 --top-p 0.9\n  \
+    peft generate --model SmolLM2-135M --prompt 'Roses are' --prompt 'The capital of France is' --max-new-tokens 16")]
 pub struct Generate {
     #[command(flatten)]
     model: ModelArgs,
-    /// The text to continue.
-    #[arg(long, value_name = "TEXT")]
-    prompt: String,
+    /// The text to continue. Given several times, the texts are continued together and shown when all are done.
+    #[arg(long, value_name = "TEXT", required = true)]
+    prompt: Vec<String>,
     /// Take the prompt as a user's message and render it with the checkpoint's chat template.
     #[arg(long)]
     chat: bool,
@@ -45,13 +47,18 @@ struct Outcome {
     text: String,
     tokens: Vec<u32>,
     prompt_tokens: usize,
+}
+
+#[derive(Serialize)]
+struct Report {
+    results: Vec<Outcome>,
     tokens_per_second: f64,
 }
 
 impl Generate {
     pub fn run(self, json: bool) -> Result<()> {
         let text = Text::load(&self.model.model)?;
-        let prompt = self.prompt_tokens(&text)?;
+        let prompts = self.prompt.iter().map(|prompt| self.prompt_tokens(&text, prompt)).collect::<Result<Vec<_>>>()?;
         let model = self.model.load()?;
         let config = GenerateConfig {
             max_new_tokens: self.max_new_tokens,
@@ -61,41 +68,51 @@ impl Generate {
             seed: self.seed,
             eos_ids: text.tokenizer.eos_ids().to_vec(),
         };
-        let mut stream = text.tokenizer.stream(&prompt);
-        let mut failed = None;
+        if let ([prompt], false) = (prompts.as_slice(), json) {
+            return stream(&model, &text, prompt, &config);
+        }
         let began = Instant::now();
-        let tokens = generate(&model, &prompt, &config, |token| {
-            let shown = stream.push(token).and_then(|piece| match piece {
-                Some(piece) if !json => output::emit(&piece),
-                _ => Ok(()),
-            });
-            match shown {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(error) => {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                }
-            }
-        })?;
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        let tokens_per_second = tokens.len() as f64 / began.elapsed().as_secs_f64().max(1e-9);
-        if !json {
-            let rest = stream.finish()?.unwrap_or_default();
-            return output::emit(&format!("{rest}\n"));
-        }
-        let outcome = Outcome { text: text.tokenizer.decode(&tokens, true)?, tokens, prompt_tokens: prompt.len(), tokens_per_second };
-        output::print(true, &outcome, "")
+        let written = generate_batch(&model, &prompts, &config, |_, _| ControlFlow::Continue(()))?;
+        let seconds = began.elapsed().as_secs_f64().max(1e-9);
+        let tokens_per_second = written.iter().map(Vec::len).sum::<usize>() as f64 / seconds;
+        let outcomes = written.into_iter().zip(&prompts).map(|(tokens, prompt)| {
+            let text = text.tokenizer.decode(&tokens, true)?;
+            Ok(Outcome { text, tokens, prompt_tokens: prompt.len() })
+        });
+        let results = outcomes.collect::<Result<Vec<_>>>()?;
+        let shown = results.iter().zip(&self.prompt).map(|(outcome, prompt)| format!("# {prompt}\n{}\n", outcome.text));
+        let shown: String = shown.collect();
+        output::print(json, &Report { results, tokens_per_second }, shown.trim_end())
     }
 
-    fn prompt_tokens(&self, text: &Text) -> Result<Vec<u32>> {
+    fn prompt_tokens(&self, text: &Text, prompt: &str) -> Result<Vec<u32>> {
         if !self.chat {
-            return text.tokenizer.encode(&self.prompt, true);
+            return text.tokenizer.encode(prompt, true);
         }
         let template = text.template.as_ref();
         let template =
             template.ok_or_else(|| Error::file(&self.model.model, "--chat needs a chat template, and the checkpoint has none"))?;
-        text.tokenizer.encode(&template.render(&[Message::new("user", self.prompt.as_str())], true)?, false)
+        text.tokenizer.encode(&template.render(&[Message::new("user", prompt)], true)?, false)
     }
+}
+
+/// Print the text as it is written.
+fn stream(model: &CausalLm, text: &Text, prompt: &[u32], config: &GenerateConfig) -> Result<()> {
+    let mut stream = text.tokenizer.stream(prompt);
+    let mut failed = None;
+    generate(model, prompt, config, |token| {
+        let shown = stream.push(token).and_then(|piece| piece.map_or(Ok(()), |piece| output::emit(&piece)));
+        match shown {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    })?;
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    let rest = stream.finish()?.unwrap_or_default();
+    output::emit(&format!("{rest}\n"))
 }

@@ -4,26 +4,26 @@ use burn::tensor::Tensor;
 
 /// Keys and values of the tokens that a model has seen, per layer.
 ///
-/// Nothing is allocated before the first token; then the buffers double up to the capacity, and tokens are written in place.
+/// The buffers are allocated with the first token, for as many positions as the cache was made for, and tokens are written in place.
 #[derive(Clone, Debug)]
 pub struct KvCache {
     pub(super) layers: Vec<LayerCache>,
-    batch: usize,
+    padding: Vec<usize>,
     capacity: usize,
     len: usize,
 }
 
 impl KvCache {
-    pub(super) fn new(layers: usize, batch: usize, capacity: usize) -> Self {
-        Self { layers: vec![LayerCache::default(); layers], batch, capacity, len: 0 }
+    pub(super) fn new(layers: usize, padding: &[usize], capacity: usize) -> Self {
+        Self { layers: vec![LayerCache::default(); layers], padding: padding.to_vec(), capacity, len: 0 }
     }
 
-    /// Number of rows.
-    pub fn batch(&self) -> usize {
-        self.batch
+    /// Number of positions on the left of each row that nothing looks at.
+    pub fn padding(&self) -> &[usize] {
+        &self.padding
     }
 
-    /// Number of tokens per row.
+    /// Number of positions per row, padding included.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -33,15 +33,14 @@ impl KvCache {
         self.len == 0
     }
 
-    /// Number of tokens per row up to which buffers double. Past it they grow by what is needed.
+    /// Number of positions per row that there is room for. Beyond it buffers are copied to larger ones.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
     /// How many positions buffers should have to hold `needed`.
     pub(super) fn room(&self, needed: usize) -> usize {
-        const FIRST: usize = 64;
-        needed.next_power_of_two().max(FIRST).min(self.capacity).max(needed)
+        if needed <= self.capacity { self.capacity } else { needed.next_power_of_two() }
     }
 
     pub(super) fn advance(&mut self, tokens: usize) {
@@ -89,12 +88,11 @@ mod tests {
     use burn::tensor::Device;
 
     #[test]
-    fn buffers_double_up_to_the_capacity() {
-        let cache = KvCache::new(1, 1, 200);
-        assert_eq!(cache.room(1), 64);
-        assert_eq!(cache.room(65), 128);
-        assert_eq!(cache.room(129), 200);
-        assert_eq!(cache.room(201), 201);
+    fn there_is_room_for_what_the_cache_was_made_for() {
+        let cache = KvCache::new(1, &[0], 200);
+        assert_eq!(cache.room(1), 200);
+        assert_eq!(cache.room(200), 200);
+        assert_eq!(cache.room(201), 256);
     }
 
     #[test]

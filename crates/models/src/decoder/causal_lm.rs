@@ -92,8 +92,8 @@ impl LanguageModel for CausalLm {
         }
     }
 
-    fn cache(&self, batch: usize, capacity: usize) -> KvCache {
-        KvCache::new(self.config().num_hidden_layers, batch, capacity)
+    fn cache(&self, padding: &[usize], capacity: usize) -> KvCache {
+        KvCache::new(self.config().num_hidden_layers, padding, capacity)
     }
 
     fn step(&self, ids: Tensor<2, Int>, cache: &mut KvCache) -> Tensor<2> {

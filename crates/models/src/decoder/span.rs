@@ -23,10 +23,14 @@ pub(super) struct Spans {
 }
 
 impl Spans {
-    pub fn new(config: &DecoderConfig, from: usize, to: usize) -> Self {
+    /// `padding[i]` positions at the beginning of row `i` are seen by none of its later ones; an empty slice means no padding.
+    pub fn new(config: &DecoderConfig, from: usize, to: usize, padding: &[usize]) -> Self {
         let any = |windowed: bool| config.windowed.contains(&windowed);
         let windowed = config.sliding_window.filter(|_| any(true));
-        Self { full: any(false).then(|| Span::new(from, to, usize::MAX)), windowed: windowed.map(|window| Span::new(from, to, window)) }
+        Self {
+            full: any(false).then(|| Span::new(from, to, usize::MAX, padding)),
+            windowed: windowed.map(|window| Span::new(from, to, window, padding)),
+        }
     }
 
     pub fn of(&self, windowed: bool) -> &Span {
@@ -36,10 +40,13 @@ impl Spans {
 }
 
 impl Span {
-    fn new(from: usize, to: usize, window: usize) -> Self {
+    fn new(from: usize, to: usize, window: usize, padding: &[usize]) -> Self {
         let first = |query: usize| (query + 1).saturating_sub(window);
         let start = first(from);
-        let starts = (from..to).map(|query| (first(query) - start) as u32).collect();
+        // Rows without padding see the same.
+        let rows = if padding.iter().all(|padding| *padding == 0) { &[0] } else { padding };
+        let seen_by = |padding: usize| (from..to).map(move |query| (first(query).max(padding).min(query) - start) as u32);
+        let starts = rows.iter().flat_map(|padding| seen_by(*padding)).collect();
         Self { start, visible: Visible::new(starts, to - from, from - start) }
     }
 }

@@ -56,7 +56,7 @@ impl Decoder {
         let mut x = self.embed_output.apply(self.embed_tokens.lookup(ids));
         let device = x.device();
         let rotation = self.rotary.positions(len, end, &device);
-        let spans = Spans::new(&self.config, len, end);
+        let spans = Spans::new(&self.config, len, end, cache.as_ref().map_or(&[], |cache| cache.padding()));
         for (index, layer) in self.layers.iter().enumerate() {
             let past = cache.as_mut().map(|cache| Past { cache: &mut cache.layers[index], len, room });
             x = layer.forward(x, Place { rotation: &rotation, span: spans.of(layer.windowed), past });

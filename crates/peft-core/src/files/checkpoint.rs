@@ -6,7 +6,8 @@ use std::fs::{self, File};
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{AllocationProperty, DType, Device, Tensor, TensorData};
+use bytes::Bytes;
 use memmap2::Mmap;
 use serde::Deserialize;
 
@@ -18,11 +19,11 @@ use crate::{Error, Result};
 
 /// The tensors of a directory of safetensors files, or of one such file, by memory map.
 ///
-/// Opening reads and verifies the headers alone. A tensor's bytes are read from disk when they are used, and are never
-/// copied more than once on their way to a device.
+/// Opening reads and verifies the headers alone. A tensor's bytes are read from disk when they are used. A tensor on the CPU in the
+/// type of the file is the mapped file itself, without a copy; others are copied once on their way to a device.
 ///
-/// The files must not be truncated or rewritten in place while a checkpoint is open: that would change its bytes, or end the
-/// program with a bus error. Replacing them by renaming, as everything in [`files`](super) does, is safe.
+/// The files must not be truncated or rewritten in place while a checkpoint or a tensor from it is in use: that would change its
+/// bytes, or end the program with a bus error. Replacing them by renaming, as everything in [`files`](super) does, is safe.
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
@@ -34,7 +35,7 @@ pub struct Checkpoint {
 #[derive(Debug)]
 struct Shard {
     file: PathBuf,
-    map: Mmap,
+    map: Bytes,
 }
 
 #[derive(Debug)]
@@ -160,8 +161,22 @@ impl Checkpoint {
         if !device.supports_dtype(dtype) {
             return Err(Error::Device(format!("{device:?} has no {}; load the checkpoint as f32", dtype.name())));
         }
-        let data = floats::tensor_data(self.entry_bytes(entry), stored, wanted, shape);
+        let data = match stored == wanted {
+            true => self.mapped(entry, dtype, shape),
+            false => None,
+        };
+        let data = data.unwrap_or_else(|| floats::tensor_data(self.entry_bytes(entry), stored, wanted, shape));
         Ok(Tensor::from_data(data, (device, dtype)))
+    }
+
+    /// The mapped bytes themselves, where they stand in memory as a tensor's do.
+    fn mapped<const D: usize>(&self, entry: &Entry, dtype: DType, shape: [usize; D]) -> Option<TensorData> {
+        let bytes = self.shards[entry.shard].map.slice(entry.range.clone());
+        let aligned = (bytes.as_ptr() as usize).is_multiple_of(dtype.size());
+        if !aligned || cfg!(target_endian = "big") {
+            return None;
+        }
+        Some(TensorData::from_bytes(burn::tensor::Bytes::from_shared(bytes, AllocationProperty::File), shape, dtype))
     }
 
     /// The numbers of a floating-point tensor of any shape, in row-major order.
@@ -215,7 +230,7 @@ impl Shard {
         // states; the file format gives no means to enforce it.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
         let header = Header::parse(&map).map_err(|reason| Error::file(path, reason))?;
-        Ok((Self { file: path.into(), map }, header))
+        Ok((Self { file: path.into(), map: Bytes::from_owner(map) }, header))
     }
 }
 
