@@ -36,3 +36,21 @@ impl One {
         self.proj.forward(x)
     }
 }
+
+/// Random tokens, the same in every implementation: the high bits of a linear congruential generator.
+pub fn token_ids(count: usize, vocab_size: usize) -> Vec<u32> {
+    let mut state: u64 = 1;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((state >> 33) % vocab_size as u64) as u32
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_tokens_are_those_of_the_python_side() {
+        assert_eq!(super::token_ids(4, 49152), [14_294, 17_241, 12_492, 27_366]);
+    }
+}

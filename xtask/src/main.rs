@@ -1,6 +1,8 @@
 //! Project tasks, run as `cargo xtask <task>`.
 
+mod bench;
 mod check;
+mod gpu_suite;
 mod parity;
 mod tiny;
 
@@ -11,7 +13,7 @@ use std::process::ExitCode;
 /// The result of a task; the error is a sentence for a person.
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
-/// Tasks around the code: checks, comparisons with Python, generated assets.
+/// Tasks around the code: checks, comparisons with Python, measurements, generated assets.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Cli {
@@ -21,14 +23,18 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    Bench(bench::Bench),
     Check(check::Check),
+    GpuSuite(gpu_suite::GpuSuite),
     Parity(parity::Parity),
     PretrainTiny(tiny::pretrain::PretrainTiny),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().task {
+        Task::Bench(task) => task.run(),
         Task::Check(task) => task.run(),
+        Task::GpuSuite(task) => task.run(),
         Task::Parity(task) => task.run(),
         Task::PretrainTiny(task) => task.run(),
     };

@@ -4,8 +4,8 @@
 //! user runs it, and with models and adapters that no fixture has.
 
 mod adapters;
-mod binary;
-mod python;
+pub(crate) mod binary;
+pub(crate) mod python;
 
 use crate::{Outcome, workspace_root};
 use adapters::Kind;

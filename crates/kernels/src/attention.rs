@@ -100,18 +100,22 @@ fn one_query(mut out: MatrixMut, q: Matrix, k: Matrix, v: Matrix, keys: Range<us
     let out = out.row_mut(0);
     out.fill(0.0);
     let mut weights = vec![0.0; keys.len()];
-    vectorized(|| {
+    read(out, &mut weights, q, k.rows(keys.clone()), v.rows(keys), scale);
+}
+
+vectorized! {
+    fn read(out: &mut [f32], weights: &mut [f32], q: Matrix, k: Matrix, v: Matrix, scale: f32) {
         let Some(query) = q.row(0) else { return };
-        for (weight, key) in weights.iter_mut().zip(keys.clone()) {
+        for (key, weight) in weights.iter_mut().enumerate() {
             *weight = k.row(key).map_or(0.0, |key| dot(query, key)) * scale;
         }
-        softmax(&mut weights);
-        for (weight, key) in weights.iter().zip(keys) {
+        softmax(weights);
+        for (key, weight) in weights.iter().enumerate() {
             if let Some(value) = v.row(key) {
                 out.iter_mut().zip(value).for_each(|(out, value)| *out += weight * value);
             }
         }
-    });
+    }
 }
 
 fn block(out: MatrixMut, q: Matrix, k: Matrix, v: Matrix, keys: impl Fn(usize) -> Range<usize>, scale: f32) {
@@ -132,24 +136,38 @@ fn span(queries: usize, keys: impl Fn(usize) -> Range<usize>) -> Range<usize> {
 fn attend(weights: &mut [f32], q: Matrix, k: Matrix, keys: impl Fn(usize) -> Range<usize>, from: usize, scale: f32) {
     let dims = [q.dims()[0], k.dims()[0]];
     matmul_here(MatrixMut::rows_of(weights, dims), Output::Replace, q, k.transpose(), scale);
-    vectorized(|| {
-        for (query, row) in weights.chunks_exact_mut(dims[1].max(1)).enumerate() {
-            let seen = keys(query);
-            let seen = if seen.is_empty() { 0..0 } else { seen.start - from..seen.end - from };
-            row[..seen.start].fill(0.0);
-            row[seen.end..].fill(0.0);
-            softmax(&mut row[seen]);
-        }
-    });
+    for (query, row) in weights.chunks_exact_mut(dims[1].max(1)).enumerate() {
+        let seen = keys(query);
+        let seen = if seen.is_empty() { 0..0 } else { seen.start - from..seen.end - from };
+        row[..seen.start].fill(0.0);
+        row[seen.end..].fill(0.0);
+        softmax_row(&mut row[seen]);
+    }
+}
+
+vectorized! {
+    fn softmax_row(row: &mut [f32]) {
+        softmax(row);
+    }
 }
 
 #[inline(always)]
 fn softmax(row: &mut [f32]) {
     let highest = max(row);
     row.iter_mut().for_each(|score| *score = exp(*score - highest));
-    let total = sum(row.len(), |i| row[i]);
+    let total = sum(row, |weight| weight);
     let inverse = total.recip();
     row.iter_mut().for_each(|weight| *weight *= inverse);
+}
+
+vectorized! {
+    /// Gradients of weights become gradients of scores.
+    fn softmax_backward(gradients: &mut [f32], weights: &[f32], width: usize) {
+        for (gradients, weights) in gradients.chunks_exact_mut(width).zip(weights.chunks_exact(width)) {
+            let mean = dot(gradients, weights);
+            gradients.iter_mut().zip(weights).for_each(|(d, weight)| *d = weight * (*d - mean));
+        }
+    }
 }
 
 /// The gradients of [`attention`] for the gradient `dy: [b, h, s, hd]` of its output, from its inputs alone.
@@ -211,13 +229,7 @@ fn block_backward([dq, dk, dv]: [MatrixMut; 3], dy: Matrix, [q, k, v]: [Matrix; 
     matmul_here(dv.split_rows(span.start).1.split_rows(span.len()).0, Output::Add, weights_of.transpose(), dy, 1.0);
     let mut dscores = vec![0.0; dims[0] * dims[1]];
     matmul_here(MatrixMut::rows_of(&mut dscores, dims), Output::Replace, dy, v.transpose(), 1.0);
-    vectorized(|| {
-        let width = dims[1].max(1);
-        for (dscores, weights) in dscores.chunks_exact_mut(width).zip(weights.chunks_exact(width)) {
-            let mean = dot(dscores, weights);
-            dscores.iter_mut().zip(weights).for_each(|(d, weight)| *d = weight * (*d - mean));
-        }
-    });
+    softmax_backward(&mut dscores, &weights, dims[1].max(1));
     let dscores = Matrix::rows_of(&dscores, dims);
     matmul_here(dk.split_rows(span.start).1.split_rows(span.len()).0, Output::Add, dscores.transpose(), q, scale);
     matmul_here(dq, Output::Replace, dscores, k, scale);

@@ -64,18 +64,29 @@ fn row(logits: &mut [f32], target: Option<usize>, scale: Option<f32>) -> f32 {
         logits.fill(0.0);
         return 0.0;
     };
-    vectorized(|| {
+    match scale {
+        Some(scale) => loss_and_gradient(logits, target, scale),
+        None => loss(logits, target),
+    }
+}
+
+vectorized! {
+    fn loss(logits: &[f32], target: usize) -> f32 {
+        let highest = max(logits);
+        let total = sum(logits, |logit| exp(logit - highest));
+        highest - logits[target] + total.ln()
+    }
+}
+
+vectorized! {
+    fn loss_and_gradient(logits: &mut [f32], target: usize, scale: f32) -> f32 {
         let highest = max(logits);
         let chosen = logits[target];
-        let Some(scale) = scale else {
-            let total = sum(logits.len(), |i| exp(logits[i] - highest));
-            return highest - chosen + total.ln();
-        };
         logits.iter_mut().for_each(|logit| *logit = exp(*logit - highest));
-        let total = sum(logits.len(), |i| logits[i]);
+        let total = sum(logits, |weight| weight);
         let factor = scale / total;
         logits.iter_mut().for_each(|weight| *weight *= factor);
         logits[target] -= scale;
         highest - chosen + total.ln()
-    })
+    }
 }

@@ -9,15 +9,15 @@ use rayon::prelude::*;
 /// If lengths differ.
 pub fn swiglu(out: &mut [f32], gate: &[f32], up: &[f32]) {
     assert!(out.len() == gate.len() && out.len() == up.len());
-    for_rows(out, 1, 8, |first, out| {
-        vectorized(|| {
-            let n = out.len();
-            let (gate, up) = (&gate[first..first + n], &up[first..first + n]);
-            for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
-                *out = gate * sigmoid(*gate) * up;
-            }
-        })
-    });
+    for_rows(out, 1, 8, |first, out| activate(out, &gate[first..], &up[first..]));
+}
+
+vectorized! {
+    fn activate(out: &mut [f32], gate: &[f32], up: &[f32]) {
+        for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+            *out = gate * sigmoid(*gate) * up;
+        }
+    }
 }
 
 /// The gradients of [`swiglu`] with respect to `gate` and `up`, for the gradient `dy` of its output.
@@ -30,15 +30,16 @@ pub fn swiglu_backward(dgate: &mut [f32], dup: &mut [f32], dy: &[f32], gate: &[f
     let share = n.div_ceil(rayon::current_num_threads() * 2).max(4096);
     let outputs = dgate.par_chunks_mut(share).zip(dup.par_chunks_mut(share));
     let inputs = dy.par_chunks(share).zip(gate.par_chunks(share)).zip(up.par_chunks(share));
-    outputs.zip(inputs).for_each(|((dgate, dup), ((dy, gate), up))| {
-        vectorized(|| {
-            let outputs = dgate.iter_mut().zip(dup);
-            for ((dgate, dup), ((dy, gate), up)) in outputs.zip(dy.iter().zip(gate).zip(up)) {
-                let s = sigmoid(*gate);
-                let silu = gate * s;
-                *dgate = dy * up * (s + silu * (1.0 - s));
-                *dup = dy * silu;
-            }
-        })
-    });
+    outputs.zip(inputs).for_each(|((dgate, dup), ((dy, gate), up))| gradients(dgate, dup, dy, gate, up));
+}
+
+vectorized! {
+    fn gradients(dgate: &mut [f32], dup: &mut [f32], dy: &[f32], gate: &[f32], up: &[f32]) {
+        for ((dgate, dup), ((dy, gate), up)) in dgate.iter_mut().zip(dup).zip(dy.iter().zip(gate).zip(up)) {
+            let s = sigmoid(*gate);
+            let silu = gate * s;
+            *dgate = dy * up * (s + silu * (1.0 - s));
+            *dup = dy * silu;
+        }
+    }
 }

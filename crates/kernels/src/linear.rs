@@ -62,7 +62,6 @@ trait Stored: Copy + Send + Sync {
     /// The product of a stored row and `x`.
     #[inline(always)]
     fn row_dot(row: &[Self], x: &[f32]) -> f32 {
-        const PIECE: usize = 256;
         let mut buffer = [0.0; PIECE];
         let pieces = row.chunks(PIECE).zip(x.chunks(PIECE));
         pieces.fold(0.0, |total, (row, x)| {
@@ -70,9 +69,23 @@ trait Stored: Copy + Send + Sync {
             total + dot(&buffer[..row.len()], x)
         })
     }
+
+    /// `out += factor · row`.
+    #[inline(always)]
+    fn add_scaled(out: &mut [f32], factor: f32, row: &[Self]) {
+        let mut buffer = [0.0; PIECE];
+        for (out, row) in out.chunks_mut(PIECE).zip(row.chunks(PIECE)) {
+            Self::load(row, &mut buffer[..row.len()]);
+            f32::add_scaled(out, factor, &buffer[..row.len()]);
+        }
+    }
 }
 
+/// Numbers that are converted at a time on the stack.
+const PIECE: usize = 256;
+
 impl Stored for f32 {
+    #[inline(always)]
     fn load(from: &[f32], to: &mut [f32]) {
         to.copy_from_slice(from);
     }
@@ -80,6 +93,11 @@ impl Stored for f32 {
     #[inline(always)]
     fn row_dot(row: &[f32], x: &[f32]) -> f32 {
         dot(row, x)
+    }
+
+    #[inline(always)]
+    fn add_scaled(out: &mut [f32], factor: f32, row: &[f32]) {
+        out.iter_mut().zip(row).for_each(|(out, w)| *out += factor * w);
     }
 }
 
@@ -108,19 +126,9 @@ fn project_row<T: Stored>(mut out: MatrixMut, mode: Output, x: &[f32], weight: M
     }
     let [d_in, d_out] = weight.dims();
     let rows = weight.transpose();
-    let each = |first: usize, out: &mut [f32]| {
-        vectorized(|| {
-            if rows.strides()[1] == 1 {
-                for (index, out) in out.iter_mut().enumerate() {
-                    if let Some(row) = rows.row(first + index) {
-                        *out += T::row_dot(row, x);
-                    }
-                }
-            } else {
-                let part = weight.columns(first..first + out.len());
-                add_rows(out, x, part);
-            }
-        })
+    let each = |first: usize, out: &mut [f32]| match rows.strides()[1] {
+        1 => add_dots(out, x, rows.rows(first..first + out.len())),
+        _ => add_rows(out, x, weight.columns(first..first + out.len())),
     };
     // Bytes below which one thread is done before another has woken up.
     const SMALL: usize = 1 << 18;
@@ -132,15 +140,23 @@ fn project_row<T: Stored>(mut out: MatrixMut, mode: Output, x: &[f32], weight: M
     out.par_chunks_mut(share).enumerate().for_each(|(index, out)| each(index * share, out));
 }
 
-/// `out += x W` for a `W` whose rows are contiguous.
-#[inline(always)]
-fn add_rows<T: Stored>(out: &mut [f32], x: &[f32], weight: Matrix<T>) {
-    let mut buffer = vec![0.0; out.len()];
-    for (i, x) in x.iter().enumerate() {
-        if let Some(row) = weight.row(i) {
-            T::load(row, &mut buffer);
-            for (out, w) in out.iter_mut().zip(&buffer) {
-                *out += x * w;
+vectorized! {
+    /// `outᵢ += rowᵢ · x`, for the contiguous rows of a transposed weight.
+    fn add_dots<T: Stored>(out: &mut [f32], x: &[f32], rows: Matrix<T>) {
+        for (i, out) in out.iter_mut().enumerate() {
+            if let Some(row) = rows.row(i) {
+                *out += T::row_dot(row, x);
+            }
+        }
+    }
+}
+
+vectorized! {
+    /// `out += x W` for a `W` whose rows are contiguous.
+    fn add_rows<T: Stored>(out: &mut [f32], x: &[f32], weight: Matrix<T>) {
+        for (i, x) in x.iter().enumerate() {
+            if let Some(row) = weight.row(i) {
+                T::add_scaled(out, *x, row);
             }
         }
     }
@@ -192,16 +208,21 @@ fn convert<'a, T: Stored>(weight: Matrix<T>, buffer: &'a mut [f32]) -> Matrix<'a
     let by_columns = weight.strides()[0] == 1;
     let lines = if by_columns { weight.transpose() } else { weight };
     let [count, length] = lines.dims();
-    vectorized(|| {
+    load_lines(buffer, lines);
+    let converted = Matrix::rows_of(buffer, [count, length]);
+    if by_columns { converted.transpose() } else { converted }
+}
+
+vectorized! {
+    fn load_lines<T: Stored>(buffer: &mut [f32], lines: Matrix<T>) {
+        let [_, length] = lines.dims();
         for (i, to) in buffer.chunks_exact_mut(length).enumerate() {
             match lines.row(i) {
                 Some(row) => T::load(row, to),
                 None => (0..length).for_each(|j| T::load(&[lines.at(i, j)], &mut to[j..=j])),
             }
         }
-    });
-    let converted = Matrix::rows_of(buffer, [count, length]);
-    if by_columns { converted.transpose() } else { converted }
+    }
 }
 
 /// The output and the hidden state of a projection with a low-rank branch.

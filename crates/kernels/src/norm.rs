@@ -1,6 +1,6 @@
 //! Root-mean-square normalisation.
 
-use crate::simd::{for_rows, sum, vectorized};
+use crate::simd::{dot, dot3, for_rows, vectorized};
 use rayon::prelude::*;
 
 /// `out = x / √(mean(x²) + ε) · weight` for rows of `weight.len()` elements (Zhang and Sennrich, 2019).
@@ -10,16 +10,19 @@ use rayon::prelude::*;
 pub fn rms_norm(out: &mut [f32], x: &[f32], weight: &[f32], epsilon: f32) {
     let d = weight.len();
     assert!(x.len() == out.len() && x.len().is_multiple_of(d));
-    for_rows(out, d, 2, |first, out| {
-        vectorized(|| {
-            for (out, x) in out.chunks_exact_mut(d).zip(x[first * d..].chunks_exact(d)) {
-                let inverse = inverse_rms(x, epsilon);
-                for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
-                    *out = x * inverse * weight;
-                }
+    for_rows(out, d, 2, |first, out| normalize(out, &x[first * d..], weight, epsilon));
+}
+
+vectorized! {
+    fn normalize(out: &mut [f32], x: &[f32], weight: &[f32], epsilon: f32) {
+        let d = weight.len();
+        for (out, x) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
+            let inverse = inverse_rms(x, epsilon);
+            for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
+                *out = x * inverse * weight;
             }
-        })
-    });
+        }
+    }
 }
 
 /// The gradients of [`rms_norm`] for the gradient `dy` of its output, from the input alone: `dx` and, if asked for, `dweight`.
@@ -31,22 +34,36 @@ pub fn rms_norm(out: &mut [f32], x: &[f32], weight: &[f32], epsilon: f32) {
 pub fn rms_norm_backward(dx: &mut [f32], dweight: Option<&mut [f32]>, dy: &[f32], x: &[f32], weight: &[f32], epsilon: f32) {
     let d = weight.len();
     assert!(x.len() == dx.len() && x.len() == dy.len() && x.len().is_multiple_of(d));
-    for_rows(dx, d, 4, |first, dx| {
-        vectorized(|| {
-            let rows = x[first * d..].chunks_exact(d).zip(dy[first * d..].chunks_exact(d));
-            for (dx, (x, dy)) in dx.chunks_exact_mut(d).zip(rows) {
-                let inverse = inverse_rms(x, epsilon);
-                let (dy, x, weight) = (&dy[..d], &x[..d], &weight[..d]);
-                let mean = sum(d, |i| dy[i] * weight[i] * x[i]) * inverse / d as f32;
-                let along = mean * inverse;
-                for (((dx, x), dy), weight) in dx.iter_mut().zip(x).zip(dy).zip(weight) {
-                    *dx = (dy * weight - x * along) * inverse;
-                }
-            }
-        })
-    });
+    for_rows(dx, d, 4, |first, dx| input_gradient(dx, &dy[first * d..], &x[first * d..], weight, epsilon));
     if let Some(dweight) = dweight {
         weight_gradient(dweight, dy, x, epsilon);
+    }
+}
+
+vectorized! {
+    fn input_gradient(dx: &mut [f32], dy: &[f32], x: &[f32], weight: &[f32], epsilon: f32) {
+        let d = weight.len();
+        for (dx, (x, dy)) in dx.chunks_exact_mut(d).zip(x.chunks_exact(d).zip(dy.chunks_exact(d))) {
+            let inverse = inverse_rms(x, epsilon);
+            let mean = dot3(dy, weight, x) * inverse / d as f32;
+            let along = mean * inverse;
+            for (((dx, x), dy), weight) in dx.iter_mut().zip(x).zip(dy).zip(weight) {
+                *dx = (dy * weight - x * along) * inverse;
+            }
+        }
+    }
+}
+
+vectorized! {
+    /// Add up `dy · n` over rows.
+    fn add_weight_gradient(total: &mut [f32], dy: &[f32], x: &[f32], epsilon: f32) {
+        let d = total.len();
+        for (x, dy) in x.chunks_exact(d).zip(dy.chunks_exact(d)) {
+            let inverse = inverse_rms(x, epsilon);
+            for ((total, x), dy) in total.iter_mut().zip(x).zip(dy) {
+                *total += dy * x * inverse;
+            }
+        }
     }
 }
 
@@ -55,14 +72,7 @@ fn weight_gradient(dweight: &mut [f32], dy: &[f32], x: &[f32], epsilon: f32) {
     let share = (x.len() / d).div_ceil(rayon::current_num_threads()).max(1) * d;
     let parts = x.par_chunks(share).zip(dy.par_chunks(share)).map(|(x, dy)| {
         let mut total = vec![0.0; d];
-        vectorized(|| {
-            for (x, dy) in x.chunks_exact(d).zip(dy.chunks_exact(d)) {
-                let inverse = inverse_rms(x, epsilon);
-                for ((total, x), dy) in total.iter_mut().zip(x).zip(dy) {
-                    *total += dy * x * inverse;
-                }
-            }
-        });
+        add_weight_gradient(&mut total, dy, x, epsilon);
         total
     });
     // Collected in order, so that a run repeats.
@@ -75,5 +85,5 @@ fn weight_gradient(dweight: &mut [f32], dy: &[f32], x: &[f32], epsilon: f32) {
 
 #[inline(always)]
 fn inverse_rms(x: &[f32], epsilon: f32) -> f32 {
-    (sum(x.len(), |i| x[i] * x[i]) / x.len() as f32 + epsilon).sqrt().recip()
+    (dot(x, x) / x.len() as f32 + epsilon).sqrt().recip()
 }

@@ -21,21 +21,23 @@ pub fn rotate(out: &mut [f32], x: &[f32], [cos, sin]: [&[f32]; 2], heads: usize,
     let width = heads * 2 * half;
     assert!(x.len() == out.len() && x.len().is_multiple_of(width) && cos.len() == sin.len() && cos.len().is_multiple_of(half));
     let positions = cos.len() / half;
+    let sign = if turn == Turn::Forward { 1.0 } else { -1.0 };
     for_rows(out, width, 2, |first, out| {
-        vectorized(|| {
-            for (row, (out, x)) in out.chunks_exact_mut(width).zip(x[first * width..].chunks_exact(width)).enumerate() {
-                let angle = (first + row) % positions * half;
-                let (cos, sin) = (&cos[angle..angle + half], &sin[angle..angle + half]);
-                for (out, x) in out.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half)) {
-                    let ((left, right), (a, b)) = (out.split_at_mut(half), x.split_at(half));
-                    match turn {
-                        Turn::Forward => pair(left, right, a, b, cos, sin, 1.0),
-                        Turn::Back => pair(left, right, a, b, cos, sin, -1.0),
-                    }
-                }
-            }
-        })
+        for (row, (out, x)) in out.chunks_exact_mut(width).zip(x[first * width..].chunks_exact(width)).enumerate() {
+            let angle = (first + row) % positions * half;
+            heads_of_token(out, x, &cos[angle..angle + half], &sin[angle..angle + half], sign);
+        }
     });
+}
+
+vectorized! {
+    fn heads_of_token(out: &mut [f32], x: &[f32], cos: &[f32], sin: &[f32], sign: f32) {
+        let half = cos.len();
+        for (out, x) in out.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half)) {
+            let ((left, right), (a, b)) = (out.split_at_mut(half), x.split_at(half));
+            pair(left, right, a, b, cos, sin, sign);
+        }
+    }
 }
 
 #[inline(always)]

@@ -5,11 +5,41 @@ use rayon::prelude::*;
 /// How many running sums a reduction keeps: enough to fill the widest registers and hide their latency.
 const LANES: usize = 32;
 
-/// Run `work` compiled for the best instruction set of this machine.
-#[inline(always)]
-pub fn vectorized<R>(work: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(work)
+/// A function whose body is compiled for several instruction sets; the best that the machine has runs.
+///
+/// What the body calls must be `#[inline(always)]` to be compiled along with it.
+macro_rules! vectorized {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident $(<$g:ident: $bound:path>)? ($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
+        $(#[$meta])*
+        #[allow(clippy::too_many_arguments)]
+        $vis fn $name $(<$g: $bound>)? ($($arg: $type),*) $(-> $out)? {
+            #[inline(always)]
+            fn body $(<$g: $bound>)? ($($arg: $type),*) $(-> $out)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+                fn wide $(<$g: $bound>)? ($($arg: $type),*) $(-> $out)? {
+                    body($($arg),*)
+                }
+                #[target_feature(enable = "avx2,fma")]
+                fn middle $(<$g: $bound>)? ($($arg: $type),*) $(-> $out)? {
+                    body($($arg),*)
+                }
+                use std::arch::is_x86_feature_detected as has;
+                if has!("avx2") && has!("fma") {
+                    if has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl") {
+                        // SAFETY: the machine has what the function is compiled for.
+                        return unsafe { wide($($arg),*) };
+                    }
+                    // SAFETY: as above.
+                    return unsafe { middle($($arg),*) };
+                }
+            }
+            body($($arg),*)
+        }
+    };
 }
+pub(crate) use vectorized;
 
 /// Elements below which waking other threads costs more than it saves.
 const SEQUENTIAL: usize = 16 * 1024;
@@ -27,39 +57,56 @@ pub fn for_rows(out: &mut [f32], width: usize, cost: usize, work: impl Fn(usize,
     out.par_chunks_mut(share * width).enumerate().for_each(|(index, chunk)| work(index * share, chunk));
 }
 
-/// The sum of `term(i)` over `0..n`.
+/// `Σ term(aᵢ)`.
 #[inline(always)]
-pub fn sum(n: usize, term: impl Fn(usize) -> f32) -> f32 {
+pub fn sum(a: &[f32], term: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
-    let whole = n / LANES * LANES;
-    for start in (0..whole).step_by(LANES) {
-        for (lane, total) in lanes.iter_mut().enumerate() {
-            *total += term(start + lane);
+    let (chunks, rest) = a.as_chunks::<LANES>();
+    for a in chunks {
+        for i in 0..LANES {
+            lanes[i] += term(a[i]);
         }
     }
-    let rest: f32 = (whole..n).map(term).sum();
-    lanes.iter().sum::<f32>() + rest
+    rest.iter().fold(lanes.iter().sum(), |total, a| total + term(*a))
 }
 
 /// `Σ aᵢ bᵢ`.
 #[inline(always)]
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let n = a.len().min(b.len());
-    let (a, b) = (&a[..n], &b[..n]);
-    sum(n, |i| a[i] * b[i])
+    let mut lanes = [0.0f32; LANES];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in a.iter().zip(b) {
+        for i in 0..LANES {
+            lanes[i] += a[i] * b[i];
+        }
+    }
+    a_rest.iter().zip(b_rest).fold(lanes.iter().sum(), |total, (a, b)| total + a * b)
+}
+
+/// `Σ aᵢ bᵢ cᵢ`.
+#[inline(always)]
+pub fn dot3(a: &[f32], b: &[f32], c: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let ((a, a_rest), (b, b_rest), (c, c_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>(), c.as_chunks::<LANES>());
+    for ((a, b), c) in a.iter().zip(b).zip(c) {
+        for i in 0..LANES {
+            lanes[i] += a[i] * b[i] * c[i];
+        }
+    }
+    a_rest.iter().zip(b_rest).zip(c_rest).fold(lanes.iter().sum(), |total, ((a, b), c)| total + a * b * c)
 }
 
 /// The largest element; `-∞` of none.
 #[inline(always)]
 pub fn max(values: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
-    let mut chunks = values.chunks_exact(LANES);
-    for chunk in &mut chunks {
-        for (best, value) in lanes.iter_mut().zip(chunk) {
-            *best = if *value > *best { *value } else { *best };
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            lanes[i] = if chunk[i] > lanes[i] { chunk[i] } else { lanes[i] };
         }
     }
-    let rest = chunks.remainder().iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let rest = rest.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     lanes.into_iter().fold(rest, f32::max)
 }
 
@@ -114,7 +161,8 @@ mod tests {
     fn reductions_take_every_element_once() {
         for n in [0, 1, 31, 32, 33, 100] {
             let values: Vec<f32> = (0..n).map(|i| ((i * 7) % 13) as f32).collect();
-            assert_eq!(sum(n, |i| values[i]), values.iter().sum::<f32>());
+            assert_eq!(sum(&values, |v| v), values.iter().sum::<f32>());
+            assert_eq!(dot3(&values, &values, &values), values.iter().map(|v| v * v * v).sum::<f32>());
             assert_eq!(dot(&values, &values), values.iter().map(|v| v * v).sum::<f32>());
             assert_eq!(max(&values), values.iter().copied().fold(f32::NEG_INFINITY, f32::max));
         }

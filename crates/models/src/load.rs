@@ -4,7 +4,7 @@
 //! module of any size costs nothing before its checkpoint has been checked.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device, Distribution, Tensor};
 use peft_core::files::{Checkpoint, Dtype};
 use peft_core::{Result, seed};
 use std::collections::HashSet;
@@ -37,6 +37,13 @@ pub(crate) fn load<M: Module>(
 /// Fill `module` with normal numbers of deviation `std` that `seed` and each path determine, biases with zeros and scales with ones.
 pub(crate) fn randomize<M: Module>(module: M, std: f64, seed: u64, device: &Device) -> M {
     module.map(&mut Randomize { std, seed, device, path: Path::default() })
+}
+
+/// Fill `module` with frozen numbers of deviation `std` and type `dtype` that the device draws, biases with zeros and scales with ones.
+///
+/// They lie in memory as those of a checkpoint do.
+pub(crate) fn draw<M: Module>(module: M, std: f64, device: &Device, dtype: DType) -> M {
+    module.map(&mut Draw { std, device, dtype, path: Path::default() })
 }
 
 /// Where a traversal stands: the names on the way, and the kind of module that owns the last.
@@ -170,5 +177,32 @@ impl ModuleMapper for Randomize<'_> {
         let mut filled = Param::from_tensor(value);
         filled.id = param.id;
         filled
+    }
+}
+
+struct Draw<'a> {
+    std: f64,
+    device: &'a Device,
+    dtype: DType,
+    path: Path,
+}
+
+impl ModuleMapper for Draw<'_> {
+    fn enter_module(&mut self, name: &str, owner: &str) {
+        self.path.enter(name, owner);
+    }
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.exit();
+    }
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let (shape, options) = (self.path.file_shape(&param), (self.device, self.dtype));
+        let draw = |()| match self.path.name() {
+            "bias" => Tensor::zeros(shape, options),
+            _ if self.path.owned_by("RmsNorm") => Tensor::ones(shape, options),
+            _ => Tensor::random(shape, Distribution::Normal(0.0, self.std), options),
+        };
+        let tensor = self.device.memory_persistent_allocations((), draw);
+        let tensor = if self.path.is_transposed() { tensor.swap_dims(0, D - 1) } else { tensor };
+        Param::initialized(param.id, tensor)
     }
 }

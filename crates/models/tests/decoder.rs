@@ -1,7 +1,7 @@
 //! Properties of the decoder that need no reference implementation.
 
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use peft_core::{ActivationAdapter, LanguageModel, device};
 use peft_models::{CausalLm, DecoderConfig};
 use serde_json::{Value, json};
@@ -100,6 +100,23 @@ fn a_seed_determines_random_weights() {
     };
     assert_eq!(logits(1), logits(1));
     assert_ne!(logits(1), logits(2));
+}
+
+#[test]
+fn weights_drawn_on_the_device_are_frozen_and_of_the_type_asked_for() {
+    let device = device::host().autodiff();
+    let config = config("llama", json!({"vocab_size": 600, "attention_bias": true}));
+    let model = CausalLm::random(config, &device, DType::BF16);
+    let embedding = model.model.embed_tokens.weight.val();
+    assert_eq!((embedding.dims(), embedding.dtype()), ([600, 8], DType::BF16));
+    let deviation = floats(embedding.cast(DType::F32).square().mean().sqrt())[0];
+    assert!((deviation - 0.4).abs() < 0.05, "{deviation}");
+    let layer = &model.model.layers[0];
+    let (queries, bias) = (&layer.self_attn.q_proj.weight, layer.self_attn.q_proj.bias.as_ref().unwrap());
+    assert_eq!((queries.dims(), queries.val().dtype(), queries.is_require_grad()), ([8, 24], DType::BF16, false));
+    assert!(floats(bias.val().cast(DType::F32)).iter().all(|value| *value == 0.0));
+    assert!(floats(layer.input_layernorm.weight.val().cast(DType::F32)).iter().all(|value| *value == 1.0));
+    assert!(floats(model.logits(ids(&[[1, 2, 3]], &device))).iter().all(|logit| logit.is_finite()));
 }
 
 #[test]

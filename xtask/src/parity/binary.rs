@@ -10,19 +10,25 @@ pub struct Binary {
     path: PathBuf,
 }
 
+/// Let cargo build one program with `args`; cargo says where it lies.
+pub(crate) fn build(program: &str, args: &[&str]) -> Outcome<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.arg("build").args(args).args(["--bin", program, "--message-format", "json-render-diagnostics"]);
+    let output = command.current_dir(workspace_root()).stderr(Stdio::inherit()).output()?;
+    if !output.status.success() {
+        return Err(format!("`{program}` does not build").into());
+    }
+    let messages = String::from_utf8_lossy(&output.stdout).into_owned();
+    let executable = |line: &str| serde_json::from_str::<Value>(line).ok()?.get("executable")?.as_str().map(PathBuf::from);
+    let path = messages.lines().filter_map(executable).next_back();
+    path.ok_or_else(|| format!("cargo names no executable for `{program}`").into())
+}
+
 impl Binary {
-    /// Build it; cargo says where it lies.
+    /// Build it.
     pub fn build() -> Outcome<Self> {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let args = ["build", "--package", "peft", "--bin", "peft", "--message-format", "json-render-diagnostics"];
-        let output = Command::new(cargo).args(args).current_dir(workspace_root()).stderr(Stdio::inherit()).output()?;
-        if !output.status.success() {
-            return Err("`peft` does not build".into());
-        }
-        let messages = String::from_utf8_lossy(&output.stdout).into_owned();
-        let executable = |line: &str| serde_json::from_str::<Value>(line).ok()?.get("executable")?.as_str().map(PathBuf::from);
-        let path = messages.lines().filter_map(executable).next_back().ok_or("cargo names no executable for `peft`")?;
-        Ok(Self { path })
+        Ok(Self { path: build("peft", &["--package", "peft"])? })
     }
 
     /// Run it with `args`.

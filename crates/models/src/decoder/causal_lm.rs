@@ -52,6 +52,14 @@ impl CausalLm {
         load::randomize(Self::lazy(config, device), std, seed, device)
     }
 
+    /// A model with frozen random weights of type `dtype` that the device draws itself, without a copy on the host: for measurements.
+    ///
+    /// They lie in memory as those of a checkpoint do. Which numbers they are depends on the device and on its seed.
+    pub fn random(config: DecoderConfig, device: &Device, dtype: DType) -> Self {
+        let std = config.initializer_range;
+        load::draw(Self::lazy(config, device), std, device, dtype)
+    }
+
     /// The configuration.
     pub fn config(&self) -> &DecoderConfig {
         self.model.config()

@@ -101,14 +101,15 @@ fn composed(hidden: &Tensor<2>, weight: &Tensor<2>, targets: &[i64], counted: us
 
 #[cfg(test)]
 mod tests {
-    use super::super::check::{device, distance, gradient, random, same};
+    use super::super::check::{distance, gradient, random, same};
     use super::*;
+    use crate::device::host;
 
     fn reference(hidden: Tensor<2>, weight: Tensor<2>, targets: &[i64]) -> Tensor<1> {
         let counted: Vec<i64> = (0..targets.len() as i64).filter(|i| targets[*i as usize] >= 0).collect();
         let ids: Vec<i64> = counted.iter().map(|i| targets[*i as usize]).collect();
-        let rows = Tensor::<1, Int>::from_ints(counted.as_slice(), &device());
-        let ids = Tensor::<1, Int>::from_ints(ids.as_slice(), &device()).reshape([-1, 1]);
+        let rows = Tensor::<1, Int>::from_ints(counted.as_slice(), &host());
+        let ids = Tensor::<1, Int>::from_ints(ids.as_slice(), &host()).reshape([-1, 1]);
         let log = log_softmax(hidden.matmul(weight), 1).select(0, rows.autodiff()).gather(1, ids.autodiff());
         -log.mean()
     }
@@ -122,7 +123,7 @@ mod tests {
         for (n, d, vocabulary) in [(7, 5, 11), (40, 16, 300)] {
             let (hidden, table) = (random([n, d]), random([vocabulary, d]));
             let targets = targets(n, vocabulary);
-            let ids = Tensor::<1, Int>::from_ints(targets.as_slice(), &device());
+            let ids = Tensor::<1, Int>::from_ints(targets.as_slice(), &host());
             let weight = || table.clone().transpose();
             let found = linear_cross_entropy(hidden.clone(), weight(), ids);
             same(found, reference(hidden.clone(), weight(), &targets), &[&gradient(&hidden), &gradient(&table)]);
@@ -145,7 +146,7 @@ mod tests {
     #[test]
     fn without_a_target_that_counts_the_loss_is_zero() {
         let (hidden, weight) = (random([2, 3]), random([3, 4]).inner().autodiff());
-        let loss = linear_cross_entropy(hidden.clone(), weight, Tensor::from_ints([-1, -100], &device()));
+        let loss = linear_cross_entropy(hidden.clone(), weight, Tensor::from_ints([-1, -100], &host()));
         assert_eq!(loss.clone().into_scalar::<f32>(), 0.0);
         let gradient = hidden.grad(&loss.backward()).unwrap();
         assert_eq!(gradient.abs().max().into_scalar::<f32>(), 0.0);
@@ -154,6 +155,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "outside the vocabulary of 4")]
     fn a_target_outside_the_vocabulary_is_refused() {
-        linear_cross_entropy(random([1, 3]), random([3, 4]), Tensor::from_ints([4], &device()));
+        linear_cross_entropy(random([1, 3]), random([3, 4]), Tensor::from_ints([4], &host()));
     }
 }

@@ -28,16 +28,11 @@ use differentiable::differentiable;
 /// Compares an operation with the form composed of Burn's operations, in values and gradients.
 #[cfg(test)]
 mod check {
-    use burn::tensor::{Device, Distribution, Tensor};
-
-    /// The device to test on: the one that `PEFT_DEVICE` names, else the CPU.
-    pub fn device() -> Device {
-        let name = std::env::var("PEFT_DEVICE").unwrap_or_else(|_| "cpu".into());
-        crate::device::parse(&name).unwrap()
-    }
+    use crate::device::host;
+    use burn::tensor::{Distribution, Tensor};
 
     pub fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
-        Tensor::random(shape, Distribution::Normal(0.0, 1.0), &device()).autodiff().require_grad()
+        Tensor::random(shape, Distribution::Normal(0.0, 1.0), &host()).autodiff().require_grad()
     }
 
     /// The largest difference of two tensors over the largest element of the second.
@@ -51,7 +46,7 @@ mod check {
     /// Both forms on the same inputs: outputs agree, and gradients of their sums under the same random weights.
     pub fn same<const D: usize>(found: Tensor<D>, expected: Tensor<D>, inputs: &[&dyn Fn(&burn::tensor::Gradients) -> Option<Tensor<1>>]) {
         assert!(distance(found.clone().inner(), expected.clone().inner()) < 2e-5, "values differ");
-        let weights = Tensor::<D>::random(found.dims(), Distribution::Normal(0.0, 1.0), &device());
+        let weights = Tensor::<D>::random(found.dims(), Distribution::Normal(0.0, 1.0), &host());
         let loss = |y: Tensor<D>| (y * weights.clone().autodiff()).sum().backward();
         let (found, expected) = (loss(found), loss(expected));
         for (index, gradient) in inputs.iter().enumerate() {
