@@ -1,0 +1,99 @@
+//! Every operation of `peft_core::ops`.
+
+use super::compare::{Check, Output};
+use super::tape::Tape;
+use super::{HALF, SINGLE};
+use burn::tensor::{DType, Device, Int, Tensor};
+use peft_core::{Result, ops};
+
+type Operation = fn(Tape) -> Result<Vec<Output>>;
+
+const OPERATIONS: [(&str, f64, Operation); 16] = [
+    ("rms_norm", SINGLE, rms_norm),
+    ("swiglu", SINGLE, swiglu),
+    ("rotate", SINGLE, rotate),
+    ("attention, causal", SINGLE, |tape| attention(tape, 4, [70, 70], &causal(70))),
+    ("attention, grouped heads", SINGLE, |tape| attention(tape, 2, [70, 70], &causal(70))),
+    ("attention, one query after a past", SINGLE, |tape| attention(tape, 2, [1, 33], &windowed(1, 32, 99))),
+    ("attention, through a window after a past", SINGLE, |tape| attention(tape, 1, [70, 81], &windowed(70, 11, 20))),
+    ("attention, packed and padded rows", SINGLE, |tape| attention(tape, 2, [70, 70], &rows(70))),
+    ("project, f32", SINGLE, |tape| project(tape, DType::F32)),
+    ("project, bf16", HALF, |tape| project(tape, DType::BF16)),
+    ("project, f16", HALF, |tape| project(tape, DType::F16)),
+    ("project_low_rank, f32", SINGLE, |tape| project_low_rank(tape, DType::F32)),
+    ("project_low_rank, bf16", HALF, |tape| project_low_rank(tape, DType::BF16)),
+    ("linear_cross_entropy, f32", SINGLE, |tape| head(tape, 40, 300, DType::F32)),
+    ("linear_cross_entropy, bf16", HALF, |tape| head(tape, 40, 300, DType::BF16)),
+    ("linear_cross_entropy, more logits than exist at once", SINGLE, |tape| head(tape, 300, 128_000, DType::F32)),
+];
+
+/// Compare them all.
+pub fn checks(cpu: &Device, target: &Device) -> Vec<Check> {
+    let check =
+        |(name, tolerance, run): (&str, f64, Operation)| Check::new(name, tolerance, || run(Tape::on(cpu)), || run(Tape::on(target)));
+    OPERATIONS.into_iter().map(check).collect()
+}
+
+fn rms_norm(mut tape: Tape) -> Result<Vec<Output>> {
+    let (x, weight) = (tape.input("x", [3, 41, 96]), tape.input("weight", [96]));
+    tape.outputs(ops::rms_norm(x, weight, 1e-5))
+}
+
+fn swiglu(mut tape: Tape) -> Result<Vec<Output>> {
+    let (gate, up) = (tape.input("gate", [2, 33, 70]), tape.input("up", [2, 33, 70]));
+    tape.outputs(ops::swiglu(gate, up))
+}
+
+fn rotate(mut tape: Tape) -> Result<Vec<Output>> {
+    let x = tape.input("x", [2, 37, 3, 16]);
+    let angles: Vec<f32> = (0..37 * 8).map(|i| (i / 8) as f32 * 0.5f32.powi(i % 8)).collect();
+    let table = |of: fn(f32) -> f32| {
+        let values: Vec<f32> = angles.iter().copied().map(of).collect();
+        Tensor::<1>::from_floats(values.as_slice(), tape.device()).reshape([37, 8])
+    };
+    let turned = ops::rotate(x, &table(f32::cos), &table(f32::sin));
+    tape.outputs(turned)
+}
+
+/// Two rows of four query heads on `kv` heads.
+fn attention(mut tape: Tape, kv: usize, [queries, keys]: [usize; 2], visible: &ops::Visible) -> Result<Vec<Output>> {
+    // As a backbone has them: positions before heads.
+    let mut input = |name: &str, positions: usize, heads: usize| tape.input(name, [2, positions, heads, 16]).swap_dims(1, 2);
+    let (q, k, v) = (input("queries", queries, 4), input("keys", keys, kv), input("values", keys, kv));
+    tape.outputs(ops::attention(q, k, v, visible))
+}
+
+fn causal(queries: usize) -> ops::Visible {
+    ops::Visible::new(vec![0; queries], queries, 0)
+}
+
+fn windowed(queries: usize, first: usize, window: usize) -> ops::Visible {
+    let starts = (0..queries).map(|query| (first + query + 1).saturating_sub(window) as u32).collect();
+    ops::Visible::new(starts, queries, first)
+}
+
+/// The first row holds two sequences, the second is padded on the left.
+fn rows(queries: usize) -> ops::Visible {
+    let packed = (0..queries).map(|query| if query < 30 { 0 } else { 30 });
+    let padded = (0..queries).map(|query| query.min(25));
+    ops::Visible::new(packed.chain(padded).map(|start| start as u32).collect(), queries, 0)
+}
+
+fn project(mut tape: Tape, dtype: DType) -> Result<Vec<Output>> {
+    let (x, stored) = (tape.input("x", [70, 96]), tape.typed("weight", [130, 96], dtype));
+    tape.outputs(ops::project(x, stored.transpose()))
+}
+
+fn project_low_rank(mut tape: Tape, dtype: DType) -> Result<Vec<Output>> {
+    let (x, stored) = (tape.input("x", [70, 96]), tape.typed("weight", [130, 96], dtype));
+    let (a, b) = (tape.input("a", [96, 8]), tape.input("b", [8, 130]));
+    tape.outputs(ops::project_low_rank(x, stored.transpose(), a, b, 1.5))
+}
+
+/// One target of three does not count.
+fn head(mut tape: Tape, n: usize, vocabulary: usize, dtype: DType) -> Result<Vec<Output>> {
+    let (hidden, table) = (tape.input("hidden", [n, 16]), tape.typed("weight", [vocabulary, 16], dtype));
+    let targets: Vec<i64> = (0..n).map(|i| if i % 3 == 1 { -100 } else { (i * 7 % vocabulary) as i64 }).collect();
+    let targets = Tensor::<1, Int>::from_ints(targets.as_slice(), tape.device());
+    tape.outputs(ops::linear_cross_entropy(hidden, table.transpose(), targets))
+}
