@@ -5,6 +5,7 @@ use crate::ops;
 use burn::module::Module;
 use burn::tensor::{DType, Int, Tensor};
 use std::any::Any;
+use std::sync::Arc;
 
 /// A trainable change to one weight `W: [d_in, d_out]` of a projection `y = x W + b`.
 ///
@@ -205,14 +206,14 @@ pub fn as_type<const D: usize>(tensor: Tensor<D>, dtype: DType) -> Tensor<D> {
     }
 }
 
-/// An adapter of any type.
-#[derive(Debug)]
-pub struct AnyAdapter(pub(crate) Box<dyn DynAdapter>);
+/// An adapter of any type. Clones share it until one of them changes.
+#[derive(Clone, Debug)]
+pub struct AnyAdapter(pub(crate) Arc<dyn DynAdapter>);
 
 impl AnyAdapter {
     /// Hide the adapter's type.
     pub fn new<A: Adapter>(adapter: A) -> Self {
-        Self(Box::new(Held::new(adapter)))
+        Self(Arc::new(Held::new(adapter)))
     }
 
     /// The adapter, if it is an `A`.
@@ -225,8 +226,16 @@ impl AnyAdapter {
         self.0.export()
     }
 
+    /// The adapter to change, no longer shared.
+    fn own(&mut self) -> &mut dyn DynAdapter {
+        if Arc::get_mut(&mut self.0).is_none() {
+            self.0 = self.0.clone_shared();
+        }
+        Arc::get_mut(&mut self.0).expect("a fresh clone is not shared")
+    }
+
     pub(crate) fn import(&mut self, read: &mut dyn FnMut(&str, &[usize]) -> crate::Result<Tensor<1>>) -> crate::Result<()> {
-        self.0.import(read)
+        self.own().import(read)
     }
 }
 
@@ -235,16 +244,10 @@ impl Pointer for AnyAdapter {
         &*self.0
     }
     fn module_mut(&mut self) -> &mut dyn ErasedModule {
-        &mut *self.0
+        self.own()
     }
     fn kind(&self) -> &'static str {
         self.0.name()
-    }
-}
-
-impl Clone for AnyAdapter {
-    fn clone(&self) -> Self {
-        Self(self.0.clone_box())
     }
 }
 
@@ -260,7 +263,7 @@ pub(crate) trait DynAdapter: ErasedModule {
     fn export(&self) -> Vec<Stored>;
     fn import(&mut self, read: &mut dyn FnMut(&str, &[usize]) -> crate::Result<Tensor<1>>) -> crate::Result<()>;
     fn as_any(&self) -> &dyn Any;
-    fn clone_box(&self) -> Box<dyn DynAdapter>;
+    fn clone_shared(&self) -> Arc<dyn DynAdapter>;
 }
 
 impl<A: Adapter> DynAdapter for Held<A> {
@@ -294,7 +297,7 @@ impl<A: Adapter> DynAdapter for Held<A> {
     fn as_any(&self) -> &dyn Any {
         self
     }
-    fn clone_box(&self) -> Box<dyn DynAdapter> {
-        Box::new(self.clone())
+    fn clone_shared(&self) -> Arc<dyn DynAdapter> {
+        Arc::new(self.clone())
     }
 }

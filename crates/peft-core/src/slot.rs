@@ -281,7 +281,7 @@ pub fn matricise<const D: usize>(weight: Tensor<D>) -> Tensor<2> {
             let n = weight.shape().num_elements();
             weight.reshape([1, n])
         }
-        2 => weight.reshape([dims[0], dims[1]]),
+        2 => with_rank(weight),
         _ => {
             let rest = dims[1..].iter().product();
             weight.reshape([dims[0], rest]).transpose()
@@ -289,10 +289,16 @@ pub fn matricise<const D: usize>(weight: Tensor<D>) -> Tensor<2> {
     }
 }
 
+/// The same tensor, its rank known by another constant. Reshaping instead would copy a transposed view.
+fn with_rank<const D: usize, const E: usize>(tensor: Tensor<D>) -> Tensor<E> {
+    Tensor::from_bridge(tensor.into_bridge())
+}
+
 /// The inverse of [`matricise`] for a weight of shape `dims`.
 pub fn unmatricise<const D: usize>(matrix: Tensor<2>, dims: [usize; D]) -> Tensor<D> {
     match D {
-        0..=2 => matrix.reshape(dims),
+        0 | 1 => matrix.reshape(dims),
+        2 => with_rank(matrix),
         _ => matrix.transpose().reshape(dims),
     }
 }

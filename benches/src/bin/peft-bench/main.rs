@@ -32,6 +32,7 @@ enum Job {
 }
 
 fn main() -> ExitCode {
+    peft_train::keep_freed_memory();
     let report = match Cli::parse().job {
         Job::Prepare(job) => job.run(),
         Job::Train(job) => job.run(),

@@ -30,6 +30,8 @@ pub enum Start {
     Kaiming,
     /// `A ~ N(0, 1/r²)`, `B = 0`.
     Gaussian,
+    /// Both zero: their values come from a file.
+    Zero,
     /// Both random, so that the adapter changes the model from the start: for tests.
     Random,
 }
@@ -41,6 +43,7 @@ impl Lora {
         let uniform = |shape, fan: usize, rng: &mut _| seed::uniform::<2>(shape, 1.0 / (fan as f64).sqrt(), rng, device);
         let embedding = site.is_embedding();
         let (a, b) = match (embedding, start) {
+            (_, Start::Zero) => (Tensor::zeros([d_in, rank], device), Tensor::zeros([rank, d_out], device)),
             (true, Start::Random) => (seed::normal([d_in, rank], 1.0, rng, device), seed::normal([rank, d_out], 1.0, rng, device)),
             (true, _) => (Tensor::zeros([d_in, rank], device), seed::normal([rank, d_out], 1.0, rng, device)),
             (false, Start::Kaiming) => (uniform([d_in, rank], d_in, rng), Tensor::zeros([rank, d_out], device)),

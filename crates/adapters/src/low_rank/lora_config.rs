@@ -279,6 +279,7 @@ impl Method for LoraConfig {
                     let pissa = Pissa::new(weight, rank, scaling, self.lora_dropout, iterations, rng)?;
                     return Ok(AnyAdapter::new(pissa));
                 }
+                Plan::Plain(_) if context.from_file => Start::Zero,
                 Plan::Plain(start) => start,
             };
             let mut lora = Lora::new(site, rank, scaling, self.lora_dropout, start, rng, &weight.device());

@@ -22,15 +22,13 @@ pub fn differentiable<const N: usize, const D: usize>(
 ) -> Tensor<D> {
     let op = Operation { inputs, output, rule: Arc::new(backward) };
     #[cfg(feature = "cpu")]
-    let op = match op.record::<burn::backend::Flex>() {
-        Ok(recorded) => return recorded,
-        Err(op) => op,
-    };
+    if let Some(recorded) = op.record::<burn::backend::Flex>() {
+        return recorded;
+    }
     #[cfg(any(feature = "vulkan", feature = "cuda"))]
-    let op = match op.record::<burn::backend::Cube>() {
-        Ok(recorded) => return recorded,
-        Err(op) => op,
-    };
+    if let Some(recorded) = op.record::<burn::backend::Cube>() {
+        return recorded;
+    }
     op.output
 }
 
@@ -42,32 +40,32 @@ struct Operation<const N: usize, const D: usize> {
 
 impl<const N: usize, const D: usize> Operation<N, D> {
     /// Record the operation if an input is in a graph over backend `B`.
-    fn record<B: Backend>(self) -> Result<Tensor<D>, Self>
+    fn record<B: Backend>(&self) -> Option<Tensor<D>>
     where
         DispatchTensor: DispatchKindConversion<B>
             + DispatchKindConversion<Autodiff<B, NoCheckpointing>>
             + DispatchKindConversion<Autodiff<B, BalancedCheckpointing>>,
     {
-        self.record_as::<B, NoCheckpointing>().or_else(Self::record_as::<B, BalancedCheckpointing>)
+        self.record_as::<B, NoCheckpointing>().or_else(|| self.record_as::<B, BalancedCheckpointing>())
     }
 
-    fn record_as<B: Backend, C: CheckpointStrategy>(self) -> Result<Tensor<D>, Self>
+    fn record_as<B: Backend, C: CheckpointStrategy>(&self) -> Option<Tensor<D>>
     where
         DispatchTensor: DispatchKindConversion<B> + DispatchKindConversion<Autodiff<B, C>>,
     {
         let inputs = self.inputs.each_ref().map(|input| float::<Autodiff<B, C>>(input.clone()));
         if inputs.iter().all(Option::is_none) {
-            return Err(self);
+            return None;
         }
-        let Ok(output) = self.output.clone().try_into_primitive::<B>() else { return Err(self) };
+        let output = self.output.clone().try_into_primitive::<B>().ok()?;
         // An input outside the graph is a constant.
         let constant = || <Autodiff<B, C> as burn::backend::AutodiffBackend>::from_inner(output.clone());
         let nodes = inputs.map(|input| input.unwrap_or_else(constant).node());
         let output = match Backward::<B, N>::prepare::<C>(Custom::<N, D>, nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish(State(self.rule), output),
+            OpsKind::Tracked(prep) => prep.finish(State(self.rule.clone()), output),
             OpsKind::UnTracked(prep) => prep.finish(output),
         };
-        Ok(Tensor::from_primitive::<Autodiff<B, C>>(output))
+        Some(Tensor::from_primitive::<Autodiff<B, C>>(output))
     }
 }
 
