@@ -138,7 +138,7 @@ fn a_killed_run_resumes_to_the_same_losses() {
     let data = place.data();
     let arguments = |out: &str| -> Vec<String> {
         let text =
-            format!("finetune --model {TINY} --data {data} --max-steps 12 --batch-size 2 --lora-dropout 0 --save-steps 4 --out {out}");
+            format!("finetune --model {TINY} --data {data} --max-steps 40 --batch-size 2 --lora-dropout 0 --save-steps 4 --out {out}");
         text.split(' ').map(String::from).collect()
     };
     let losses = |out: &str| -> Vec<f64> {
@@ -155,8 +155,11 @@ fn a_killed_run_resumes_to_the_same_losses() {
     }
     child.kill().ok();
     child.wait().unwrap();
+    assert!(checkpoints.exists(), "the run was killed before its end");
     let mut again = arguments(&broken);
     again.push("--resume".into());
+    let other: Vec<_> = again.iter().map(String::as_str).chain(["--lora-alpha", "3"]).collect();
+    assert!(failure(&other).contains("--resume needs the settings of the run that it continues"));
     let output = Command::new(env!("CARGO_BIN_EXE_peft")).args(&again).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let (expected, found) = (losses(&whole), losses(&broken));

@@ -76,6 +76,9 @@ impl Finetune {
     }
 }
 
+/// All settings of a run, beside its adapter.
+const RUN_FILE: &str = "run.yaml";
+
 /// Fine-tune as `run` says and save into `out`.
 pub fn finetune(run: &Run, out: &Path, overwrite: bool, resume: bool) -> Result<Outcome> {
     let model_dir = run.required("model", &run.model)?;
@@ -88,6 +91,9 @@ pub fn finetune(run: &Run, out: &Path, overwrite: bool, resume: bool) -> Result<
         config.method().validate()?;
     }
     prepare(out, overwrite, resume)?;
+    if resume {
+        check_continues(run, &out.join(RUN_FILE))?;
+    }
     let text = Text::load(model_dir)?;
     let (train, stats) = encoded(&text, run, data)?;
     let eval = run.eval.as_deref().map(|file| encoded(&text, run, file)).transpose()?.map_or(Vec::new(), |(rows, _)| rows);
@@ -102,7 +108,7 @@ pub fn finetune(run: &Run, out: &Path, overwrite: bool, resume: bool) -> Result<
     eprintln!("{summary}");
 
     std::fs::create_dir_all(out).map_err(|e| Error::io(out, e))?;
-    write_atomic(&out.join("run.yaml"), run.to_yaml()?.as_bytes())?;
+    write_atomic(&out.join(RUN_FILE), run.to_yaml()?.as_bytes())?;
     let bar = output::bar(0, "training");
     let trainer = Trainer::new(train_config, train, out, text.tokenizer.pad_id()).eval(eval).resume(resume).on_step(show(bar.clone()));
     let trained = trainer.run(model)?;
@@ -128,6 +134,19 @@ fn prepare(out: &Path, overwrite: bool, resume: bool) -> Result<()> {
         return Err(Error::OutputExists(out.into()));
     }
     Ok(())
+}
+
+/// Refuse to continue a run with settings that would have made another one; what only says where to compute or how often to look may change.
+fn check_continues(run: &Run, file: &Path) -> Result<()> {
+    if !file.exists() {
+        return Ok(());
+    }
+    let settings =
+        |run: Run| Run { eval: None, eval_steps: None, save_steps: None, device: None, ..run }.to_yaml();
+    match settings(Run::read(file)?)? == settings(run.clone())? {
+        true => Ok(()),
+        false => Err(Error::file(file, "--resume needs the settings of the run that it continues, which this file holds")),
+    }
 }
 
 fn encoded(text: &Text, run: &Run, file: &Path) -> Result<(Vec<Encoded>, EncodeStats)> {
