@@ -35,11 +35,10 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    peft_train::keep_freed_memory();
     let level = std::env::var("PEFT_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(tracing::Level::WARN);
     tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).without_time().init();
     let json = cli.json;
-    let result = match cli.command {
+    let result = peft_train::program(|| match cli.command {
         Command::Quickstart(command) => command.run(json),
         Command::Finetune(command) => command.run(json),
         Command::Eval(command) => command.run(json),
@@ -48,7 +47,7 @@ fn main() -> ExitCode {
         Command::MergeAdapter(command) => command.run(json),
         Command::Inspect(command) => command.run(json),
         Command::Methods(command) => command.run(json),
-    };
+    });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

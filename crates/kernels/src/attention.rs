@@ -198,9 +198,8 @@ pub fn attention_backward(grads: [&mut [f32]; 3], dy: Heads, [q, k, v]: [Heads; 
         }
     }
     tasks.into_par_iter().for_each(|(batch, key_head, dq, mut dk, mut dv)| {
-        for grad in [&mut dk, &mut dv] {
-            (0..t).for_each(|position| grad.row_mut(position).fill(0.0));
-        }
+        dk.clear();
+        dv.clear();
         let [k, v] = [k, v].map(|keys| keys.matrix(batch, key_head));
         let mut left = dq;
         for head in key_head * group..(key_head + 1) * group {

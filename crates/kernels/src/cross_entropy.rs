@@ -31,18 +31,22 @@ pub fn linear_cross_entropy(losses: &mut [f32], mut gradients: Gradients, hidden
         panic!("target {target} is outside the vocabulary of {vocabulary}");
     }
     let rows = (LOGITS / vocabulary.max(1)).clamp(1, n.max(1));
-    let mut logits = vec![0.0; rows * vocabulary];
+    let mut logits: Vec<f32> = Vec::with_capacity(rows * vocabulary);
     let mut dhidden = gradients.hidden.take();
     if let Some(dweight) = &mut gradients.weight {
-        (0..vocabulary).for_each(|token| dweight.row_mut(token).fill(0.0));
+        dweight.clear();
     }
     let wanted = dhidden.is_some() || gradients.weight.is_some();
     for first in (0..n).step_by(rows) {
         let range = first..(first + rows).min(n);
         let dims = [range.len(), vocabulary];
-        let logits = &mut logits[..dims[0] * vocabulary];
         let hidden = hidden.rows(range.clone());
-        project(MatrixMut::rows_of(logits, dims), Output::Replace, hidden, weight);
+        logits.clear();
+        // SAFETY: the product writes every element.
+        project(unsafe { MatrixMut::uninitialized(logits.spare_capacity_mut(), dims) }, Output::Replace, hidden, weight);
+        // SAFETY: there is room, and the elements have been written.
+        unsafe { logits.set_len(dims[0] * vocabulary) };
+        let logits = logits.as_mut_slice();
         let rows = logits.par_chunks_exact_mut(vocabulary).zip(&mut losses[range.clone()]).zip(&targets[range.clone()]);
         rows.for_each(|((logits, loss), target)| *loss = row(logits, usize::try_from(*target).ok(), wanted.then_some(scale)));
         let dlogits = Matrix::rows_of(logits, dims);

@@ -1,7 +1,7 @@
 //! Projections on weights in any float type.
 
 use crate::matrix::{Matrix, MatrixMut, Output, matmul, matmul_here};
-use crate::simd::{dot, vectorized};
+use crate::simd::{dot, vectorized, widened_dot};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -108,6 +108,11 @@ impl Stored for bf16 {
             *to = f32::from_bits(u32::from(from.to_bits()) << 16);
         }
     }
+
+    #[inline(always)]
+    fn row_dot(row: &[bf16], x: &[f32]) -> f32 {
+        widened_dot(row, x, |w| f32::from_bits(u32::from(w.to_bits()) << 16))
+    }
 }
 
 impl Stored for f16 {
@@ -120,10 +125,10 @@ impl Stored for f16 {
 /// One row times a matrix: bound by reading the matrix, so every thread streams through its own part of it.
 fn project_row<T: Stored>(mut out: MatrixMut, mode: Output, x: &[f32], weight: Matrix<T>) {
     assert_eq!([x.len(), out.dims()[1]], weight.dims(), "a row of {} does not fit", x.len());
-    let out = out.row_mut(0);
     if mode == Output::Replace {
-        out.fill(0.0);
+        out.clear();
     }
+    let out = out.row_mut(0);
     let [d_in, d_out] = weight.dims();
     let rows = weight.transpose();
     let each = |first: usize, out: &mut [f32]| match rows.strides()[1] {
@@ -192,7 +197,7 @@ fn project_piece<T: Stored>(mut out: MatrixMut, mut mode: Output, x: Matrix, wei
     let [d_in, width] = weight.dims();
     let mut buffer = vec![0.0; DEPTH.min(d_in) * width];
     if d_in == 0 && mode == Output::Replace {
-        (0..out.dims()[0]).for_each(|i| out.row_mut(i).fill(0.0));
+        out.clear();
     }
     for first in (0..d_in).step_by(DEPTH) {
         let rows = first..(first + DEPTH).min(d_in);

@@ -2,6 +2,7 @@
 
 use gemm::{Parallelism, gemm};
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// A matrix somewhere in a slice: element `(i, j)` stands at `i · strides[0] + j · strides[1]`.
@@ -114,6 +115,18 @@ impl<'a> MatrixMut<'a> {
         Self::new(data, dims, dims[1])
     }
 
+    /// Rows one after the other in memory without values, which saves writing zeros that a product then replaces.
+    ///
+    /// # Safety
+    /// Every element must be written, by a product with [`Output::Replace`], before anything reads it.
+    ///
+    /// # Panics
+    /// If `data` is shorter than the matrix.
+    pub unsafe fn uninitialized(data: &'a mut [MaybeUninit<f32>], dims: [usize; 2]) -> Self {
+        assert!(dims[0] * dims[1] <= data.len(), "a matrix {dims:?} in {}", data.len());
+        Self { data: data.as_mut_ptr().cast(), dims, stride: dims[1], lifetime: PhantomData }
+    }
+
     /// Rows and columns.
     pub fn dims(&self) -> [usize; 2] {
         self.dims
@@ -122,6 +135,14 @@ impl<'a> MatrixMut<'a> {
     /// The same matrix for a shorter time.
     pub fn reborrow(&mut self) -> MatrixMut<'_> {
         MatrixMut { data: self.data, dims: self.dims, stride: self.stride, lifetime: PhantomData }
+    }
+
+    /// Set every element to zero.
+    pub fn clear(&mut self) {
+        for i in 0..self.dims[0] {
+            // SAFETY: the row lies within the exclusive borrow, and writing needs no earlier value.
+            unsafe { self.data.add(i * self.stride).write_bytes(0, self.dims[1]) };
+        }
     }
 
     /// The matrix to read.
@@ -203,6 +224,10 @@ pub fn matmul_here(out: MatrixMut, mode: Output, a: Matrix, b: Matrix, scale: f3
     let k = a.dims()[1];
     if m == 0 || n == 0 {
         return;
+    }
+    if k == 0 && mode == Output::Replace {
+        let mut out = out;
+        return out.clear();
     }
     let stride = |stride: usize| stride as isize;
     // SAFETY: both views keep every element within their slices, the output is borrowed exclusively, and the shapes were checked.

@@ -57,6 +57,19 @@ pub fn for_rows(out: &mut [f32], width: usize, cost: usize, work: impl Fn(usize,
     out.par_chunks_mut(share * width).enumerate().for_each(|(index, chunk)| work(index * share, chunk));
 }
 
+/// Fold the lanes in halves, which takes few steps where one after the other takes as many as there are lanes.
+#[inline(always)]
+fn fold(mut lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] = join(lanes[i], lanes[i + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
 /// `Σ term(aᵢ)`.
 #[inline(always)]
 pub fn sum(a: &[f32], term: impl Fn(f32) -> f32) -> f32 {
@@ -67,20 +80,26 @@ pub fn sum(a: &[f32], term: impl Fn(f32) -> f32) -> f32 {
             lanes[i] += term(a[i]);
         }
     }
-    rest.iter().fold(lanes.iter().sum(), |total, a| total + term(*a))
+    rest.iter().fold(fold(lanes, |a, b| a + b), |total, a| total + term(*a))
 }
 
 /// `Σ aᵢ bᵢ`.
 #[inline(always)]
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    widened_dot(a, b, |a| a)
+}
+
+/// `Σ widen(aᵢ) bᵢ`.
+#[inline(always)]
+pub fn widened_dot<T: Copy>(a: &[T], b: &[f32], widen: impl Fn(T) -> f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     for (a, b) in a.iter().zip(b) {
         for i in 0..LANES {
-            lanes[i] += a[i] * b[i];
+            lanes[i] += widen(a[i]) * b[i];
         }
     }
-    a_rest.iter().zip(b_rest).fold(lanes.iter().sum(), |total, (a, b)| total + a * b)
+    a_rest.iter().zip(b_rest).fold(fold(lanes, |a, b| a + b), |total, (a, b)| total + widen(*a) * b)
 }
 
 /// `Σ aᵢ bᵢ cᵢ`.
@@ -93,7 +112,7 @@ pub fn dot3(a: &[f32], b: &[f32], c: &[f32]) -> f32 {
             lanes[i] += a[i] * b[i] * c[i];
         }
     }
-    a_rest.iter().zip(b_rest).zip(c_rest).fold(lanes.iter().sum(), |total, ((a, b), c)| total + a * b * c)
+    a_rest.iter().zip(b_rest).zip(c_rest).fold(fold(lanes, |a, b| a + b), |total, ((a, b), c)| total + a * b * c)
 }
 
 /// The largest element; `-∞` of none.
@@ -106,8 +125,7 @@ pub fn max(values: &[f32]) -> f32 {
             lanes[i] = if chunk[i] > lanes[i] { chunk[i] } else { lanes[i] };
         }
     }
-    let rest = rest.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    lanes.into_iter().fold(rest, f32::max)
+    rest.iter().copied().fold(fold(lanes, f32::max), f32::max)
 }
 
 /// `eˣ` to within two units in the last place between -87 and 88, and the values at these ends beyond them.

@@ -13,7 +13,7 @@ mod schedule;
 mod trainer;
 
 pub use hooks::{ClipGlobalNorm, Hook, Retie};
-pub use memory::{keep_freed_memory, peak_memory_bytes};
+pub use memory::{peak_memory_bytes, program};
 pub use optimizer::OptimizerConfig;
 pub use resume::CheckpointDir;
 pub use schedule::{Schedule, SchedulerType};

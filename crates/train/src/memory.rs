@@ -1,10 +1,17 @@
-//! Memory of this process.
+//! This process: its memory and threads.
 
-/// Let the allocator keep freed memory for the next tensors instead of giving each large one back to the system and asking anew.
+/// Run a program's work with the process set up for tensors on the CPU. For `main` to call.
 ///
-/// Every step of training frees and allocates the same tensors; fresh pages for them cost a tenth of a small model's step. For programs
-/// to call at their start. Only glibc is told: other allocators decide for themselves.
-pub fn keep_freed_memory() {
+/// - The allocator keeps freed memory for the next tensors instead of giving each large one back to the system and asking anew: every
+///   step of training frees and allocates the same ones, and fresh pages for them cost a tenth of a small model's step. Only glibc is
+///   told so; other allocators decide for themselves.
+/// - The work runs on a thread of Rayon's pool, which computes its part of every operation itself instead of sleeping until others are done.
+pub fn program<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    keep_freed_memory();
+    rayon::scope(|_| work())
+}
+
+fn keep_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: both are settings of the allocator that may be changed at any time.
     unsafe {

@@ -32,14 +32,14 @@ enum Job {
 }
 
 fn main() -> ExitCode {
-    peft_train::keep_freed_memory();
-    let report = match Cli::parse().job {
+    let Cli { job } = Cli::parse();
+    let report = peft_train::program(|| match job {
         Job::Prepare(job) => job.run(),
         Job::Train(job) => job.run(),
         Job::Generate(job) => job.run(),
         Job::Load(job) => job.run(),
         Job::Switch(job) => job.run(),
-    };
+    });
     match report {
         Ok(report) => {
             println!("{}", report.json());

@@ -94,7 +94,6 @@ impl Part {
 
 fn main() -> ExitCode {
     let suite = Suite::parse();
-    peft_train::keep_freed_memory();
     if suite.here {
         attempt::quietly();
         println!("{}", suite.job().unwrap_or_else(|error| json!({ "error": error })));

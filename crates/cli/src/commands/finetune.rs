@@ -141,8 +141,7 @@ fn check_continues(run: &Run, file: &Path) -> Result<()> {
     if !file.exists() {
         return Ok(());
     }
-    let settings =
-        |run: Run| Run { eval: None, eval_steps: None, save_steps: None, device: None, ..run }.to_yaml();
+    let settings = |run: Run| Run { eval: None, eval_steps: None, save_steps: None, device: None, ..run }.to_yaml();
     match settings(Run::read(file)?)? == settings(run.clone())? {
         true => Ok(()),
         false => Err(Error::file(file, "--resume needs the settings of the run that it continues, which this file holds")),

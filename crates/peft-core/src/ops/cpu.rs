@@ -4,7 +4,7 @@ use burn::backend::Flex;
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::tensor::{Bytes, DType, Shape, Tensor, bf16, f16};
 use peft_kernels::attention::Heads;
-use peft_kernels::{Matrix, Weight};
+use peft_kernels::{Matrix, MatrixMut, Weight};
 
 /// A float tensor on the CPU; nothing for one elsewhere or in a graph.
 pub struct Cpu(FlexTensor);
@@ -80,6 +80,20 @@ pub fn filled<const D: usize>(shape: [usize; D], fill: impl FnOnce(&mut [f32])) 
     let mut data = zeros(shape);
     fill(&mut data);
     tensor(data, shape)
+}
+
+/// A matrix that a product writes.
+///
+/// # Safety
+/// `fill` must write every element, by a product with `Output::Replace`, before it reads any.
+pub unsafe fn product(dims: [usize; 2], fill: impl FnOnce(MatrixMut)) -> Tensor<2> {
+    let length = dims[0] * dims[1];
+    let mut data = Vec::with_capacity(length);
+    // SAFETY: the caller's promise.
+    fill(unsafe { MatrixMut::uninitialized(data.spare_capacity_mut(), dims) });
+    // SAFETY: there is room, and the caller has written the elements.
+    unsafe { data.set_len(length) };
+    tensor(data, dims)
 }
 
 /// Memory for a tensor.

@@ -28,13 +28,14 @@ fn gradient_of_weight(x: &Tensor<2>, dy: &Tensor<2>, dtype: DType) -> Tensor<2> 
 fn product(x: &Tensor<2>, weight: &Tensor<2>) -> Tensor<2> {
     #[cfg(feature = "cpu")]
     {
-        use super::cpu::{Cpu, filled};
-        use peft_kernels::{MatrixMut, linear, matrix::Output};
+        use super::cpu::{self, Cpu};
+        use peft_kernels::{linear, matrix::Output};
         if let (Some(values), Some(stored)) = (Cpu::single(x), Cpu::of(weight))
             && let Some(stored) = stored.weight()
         {
             let shape = [x.dims()[0], weight.dims()[1]];
-            return filled(shape, |out| linear::project(MatrixMut::rows_of(out, shape), Output::Replace, values.matrix(), stored));
+            // SAFETY: it replaces every element.
+            return unsafe { cpu::product(shape, |out| linear::project(out, Output::Replace, values.matrix(), stored)) };
         }
     }
     let narrow = as_type(x.clone(), weight.dtype());
@@ -68,17 +69,18 @@ impl LowRank {
     fn forward(&self) -> (Tensor<2>, Tensor<2>) {
         #[cfg(feature = "cpu")]
         {
-            use super::cpu::{Cpu, filled, tensor, zeros};
+            use super::cpu::{self, Cpu, tensor, zeros};
             use peft_kernels::{MatrixMut, linear};
             let (inputs, stored) = ([&self.x, &self.a, &self.b].map(Cpu::single), Cpu::of(&self.weight));
             if let ([Some(x), Some(a), Some(b)], Some(weight)) = (inputs, stored.as_ref().and_then(Cpu::weight)) {
                 let (shape, narrow) = ([self.x.dims()[0], self.b.dims()[1]], [self.x.dims()[0], self.a.dims()[1]]);
                 let mut hidden = zeros(narrow);
-                let y = filled(shape, |out| {
-                    let outputs = (MatrixMut::rows_of(out, shape), MatrixMut::rows_of(&mut hidden, narrow));
-                    let factors = [a.matrix(), b.matrix()];
-                    linear::project_low_rank(outputs.0, outputs.1, x.matrix(), weight, factors, self.scale as f32);
-                });
+                let fill = |out: MatrixMut| {
+                    let (hidden, factors) = (MatrixMut::rows_of(&mut hidden, narrow), [a.matrix(), b.matrix()]);
+                    linear::project_low_rank(out, hidden, x.matrix(), weight, factors, self.scale as f32);
+                };
+                // SAFETY: it begins with a product that replaces every element.
+                let y = unsafe { cpu::product(shape, fill) };
                 return (y, tensor(hidden, narrow));
             }
         }
