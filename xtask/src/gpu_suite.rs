@@ -19,17 +19,13 @@ const BESIDE: [&str; 3] = ["run.sh", "peer.py", "shapes.json"];
 /// nvidia-cuda-runtime); this one needs neither. Kernels are compiled by NVRTC. LLVM, which Burn's CUDA backend links, is never called
 /// then and is not downloaded: its functions are left undefined, and a small library defines them, to say so if one is called after all.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  cargo xtask gpu-suite\n  cargo xtask gpu-suite --features autotune,fusion\n  \
-    cargo xtask gpu-suite --llvm        # as `cargo build --features cuda` builds; downloads LLVM\n\n\
+#[command(after_help = "Examples:\n  cargo xtask gpu-suite\n  cargo xtask gpu-suite --llvm        # as `cargo build --features cuda` builds; downloads LLVM\n\n\
     On the other machine:\n  ./run.sh --device cuda > results.json\n  ./run.sh --device cuda --only train --shape 3b\n  \
     python3 peer.py --shape 3b          # Hugging Face PEFT, the same shape")]
 pub struct GpuSuite {
     /// Link LLVM, which the build downloads once, and compile kernels through it in place of NVRTC.
     #[arg(long)]
     llvm: bool,
-    /// More features of peft-benches: autotune, fusion, vulkan.
-    #[arg(long, value_delimiter = ',')]
-    features: Vec<String>,
     /// Where everything goes [default: target/gpu-suite].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -60,10 +56,9 @@ impl GpuSuite {
     }
 
     fn build(&self) -> Outcome<PathBuf> {
-        let cuda = if self.llvm { "cuda" } else { "cuda-nvrtc" };
-        let features = [cuda].into_iter().chain(self.features.iter().map(String::as_str)).collect::<Vec<_>>().join(",");
+        let features = if self.llvm { "cuda" } else { "cuda-nvrtc" };
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.args(["rustc", "--release", "--package", "peft-benches", "--bin", PROGRAM, "--features", &features]);
+        cargo.args(["rustc", "--release", "--package", "peft-benches", "--bin", PROGRAM, "--features", features]);
         cargo.args(["--message-format", "json-render-diagnostics"]);
         if !self.llvm {
             // The build scripts of cubecl-llvm and its bundler leave LLVM alone where documentation is built.

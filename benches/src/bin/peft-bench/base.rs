@@ -3,6 +3,7 @@
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use clap::Args;
 use peft_adapters::low_rank::LoraConfig;
+use peft_benches::token_ids;
 use peft_core::{Error, Names, Result, device};
 use peft_models::CausalLm;
 use std::path::PathBuf;
@@ -50,17 +51,7 @@ pub fn lora() -> LoraConfig {
     LoraConfig { r: 8, lora_alpha: 16.0, ..LoraConfig::for_modules(Names::list(["q_proj", "v_proj"])) }
 }
 
-/// Random tokens, the same in every implementation: the high bits of a linear congruential generator.
-pub fn token_ids(count: usize, vocab_size: usize) -> Vec<u32> {
-    let mut state: u64 = 1;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((state >> 33) % vocab_size as u64) as u32
-    };
-    (0..count).map(|_| next()).collect()
-}
-
-/// A batch of these tokens.
+/// A batch of random tokens, the same in every implementation.
 pub fn batch(rows: usize, columns: usize, model: &CausalLm, device: &Device) -> Tensor<2, Int> {
     let ids: Vec<i64> = token_ids(rows * columns, model.config().vocab_size).into_iter().map(i64::from).collect();
     Tensor::from_data(TensorData::new(ids, [rows, columns]), device)
@@ -72,14 +63,4 @@ pub fn last_logits(logits: Tensor<3>, count: usize) -> Result<Vec<f64>> {
     let last = logits.slice([0..b, s - 1..s, 0..count]);
     let values = last.try_into_vec_as::<f32>().map_err(|e| Error::Device(format!("logits could not be read: {e}")))?;
     Ok(values.into_iter().map(f64::from).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_tokens_are_those_of_the_python_side() {
-        assert_eq!(token_ids(4, 49152), [14_294, 17_241, 12_492, 27_366]);
-    }
 }

@@ -1,8 +1,9 @@
 //! Greedy text.
 
-use crate::base::{Base, CHECKED, token_ids};
+use crate::base::{Base, CHECKED};
 use crate::report::Report;
 use clap::Args;
+use peft_benches::token_ids;
 use peft_core::Result;
 use peft_train::generate::{GenerateConfig, generate};
 use std::ops::ControlFlow;

@@ -1,8 +1,9 @@
 //! Training steps of LoRA.
 
-use crate::base::{Base, lora, token_ids};
+use crate::base::{Base, lora};
 use crate::report::{Report, now};
 use clap::Args;
+use peft_benches::token_ids;
 use peft_core::{Context, Error, Result, adapt};
 use peft_train::data::{Encoded, Sampler};
 use peft_train::{OptimizerConfig, SchedulerType, TrainConfig, Trainer};
