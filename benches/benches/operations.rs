@@ -18,12 +18,15 @@ fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
     Tensor::random(shape, Distribution::Normal(0.0, 1.0), device)
 }
 
+/// A way to compute, and its name.
+type Form<'a, const N: usize, const D: usize, const E: usize> = (&'a str, &'a dyn Fn([Tensor<D>; N]) -> Tensor<E>);
+
 /// Time forward and backward of both forms, gradients with respect to `inputs`.
 fn compare<const N: usize, const D: usize, const E: usize>(
     c: &mut Criterion,
     name: &str,
     inputs: [Tensor<D>; N],
-    forms: [(&str, &dyn Fn([Tensor<D>; N]) -> Tensor<E>); 2],
+    forms: [Form<N, D, E>; 2],
 ) {
     let mut group = c.benchmark_group(name);
     group.sample_size(10);

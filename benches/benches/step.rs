@@ -43,7 +43,7 @@ fn step(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("layers", layers), |b| {
             b.iter_batched(
                 || (AdamWConfig::new().init(), model.clone(), gradients(&model)),
-                |(mut optimizer, model, gradients)| optimizer.step(1e-4.into(), model, gradients),
+                |(mut optimizer, model, gradients)| optimizer.step(1e-4, model, gradients),
                 BatchSize::SmallInput,
             );
         });

@@ -19,9 +19,11 @@ const BESIDE: [&str; 3] = ["run.sh", "peer.py", "shapes.json"];
 /// nvidia-cuda-runtime); this one needs neither. Kernels are compiled by NVRTC. LLVM, which Burn's CUDA backend links, is never called
 /// then and is not downloaded: its functions are left undefined, and a small library defines them, to say so if one is called after all.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  cargo xtask gpu-suite\n  cargo xtask gpu-suite --llvm        # as `cargo build --features cuda` builds; downloads LLVM\n\n\
+#[command(
+    after_help = "Examples:\n  cargo xtask gpu-suite\n  cargo xtask gpu-suite --llvm        # as `cargo build --features cuda` builds; downloads LLVM\n\n\
     On the other machine:\n  ./run.sh --device cuda > results.json\n  ./run.sh --device cuda --only train --shape 3b\n  \
-    python3 peer.py --shape 3b          # Hugging Face PEFT, the same shape")]
+    python3 peer.py --shape 3b          # Hugging Face PEFT, the same shape"
+)]
 pub struct GpuSuite {
     /// Link LLVM, which the build downloads once, and compile kernels through it in place of NVRTC.
     #[arg(long)]

@@ -43,8 +43,11 @@ mod check {
         if distance.is_nan() { f32::INFINITY } else { distance }
     }
 
+    /// How to read the gradient of an input, flat.
+    type Read<'a> = dyn Fn(&burn::tensor::Gradients) -> Option<Tensor<1>> + 'a;
+
     /// Both forms on the same inputs: outputs agree, and gradients of their sums under the same random weights.
-    pub fn same<const D: usize>(found: Tensor<D>, expected: Tensor<D>, inputs: &[&dyn Fn(&burn::tensor::Gradients) -> Option<Tensor<1>>]) {
+    pub fn same<const D: usize>(found: Tensor<D>, expected: Tensor<D>, inputs: &[&Read]) {
         assert!(distance(found.clone().inner(), expected.clone().inner()) < 2e-5, "values differ");
         let weights = Tensor::<D>::random(found.dims(), Distribution::Normal(0.0, 1.0), &host());
         let loss = |y: Tensor<D>| (y * weights.clone().autodiff()).sum().backward();
