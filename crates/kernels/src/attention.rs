@@ -99,6 +99,9 @@ pub fn attention(out: &mut [f32], q: Heads, k: Heads, v: Heads, visible: Visible
 fn one_query(mut out: MatrixMut, q: Matrix, k: Matrix, v: Matrix, keys: Range<usize>, scale: f32) {
     let out = out.row_mut(0);
     out.fill(0.0);
+    if keys.is_empty() {
+        return;
+    }
     let mut weights = vec![0.0; keys.len()];
     read(out, &mut weights, q, k.rows(keys.clone()), v.rows(keys), scale);
 }
@@ -232,4 +235,23 @@ fn block_backward([dq, dk, dv]: [MatrixMut; 3], dy: Matrix, [q, k, v]: [Matrix; 
     let dscores = Matrix::rows_of(&dscores, dims);
     matmul_here(dk.split_rows(span.start).1.split_rows(span.len()).0, Output::Add, dscores.transpose(), q, scale);
     matmul_here(dq, Output::Replace, dscores, k, scale);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_without_keys_gets_zeros() {
+        let values: Vec<f32> = (1..=8).map(|i| i as f32).collect();
+        for queries in [1, 2] {
+            let heads = |positions| Heads::new(&values, [1, 1, positions, 4], [8, 8, 4]);
+            // The first query would see keys from the one after its own on.
+            let starts: Vec<u32> = (0..queries as u32).map(|query| u32::from(query == 0)).collect();
+            let mut out = vec![f32::NAN; 4 * queries];
+            attention(&mut out, heads(queries), heads(2), heads(2), Visible { starts: &starts, first: 0 }, 1.0);
+            assert_eq!(out[..4], [0.0; 4]);
+            assert!(out[4..].iter().all(|value| *value > 0.0));
+        }
+    }
 }

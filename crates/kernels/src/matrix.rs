@@ -146,12 +146,15 @@ impl<'a> MatrixMut<'a> {
     }
 
     /// The matrix to read.
+    ///
+    /// # Panics
+    /// If there are gaps between its rows: another part of the same matrix may lie there.
     pub fn as_matrix(&self) -> Matrix<'_> {
         let [rows, columns] = self.dims;
-        let len = if rows == 0 { 0 } else { (rows - 1) * self.stride + columns };
-        // SAFETY: `fits` was checked for the slice that this borrows, and writing needs `self` exclusively.
-        let data = unsafe { std::slice::from_raw_parts(self.data, len) };
-        Matrix { data, dims: self.dims, strides: [self.stride, 1] }
+        assert!(rows <= 1 || self.stride == columns, "rows of {columns} are {} apart", self.stride);
+        // SAFETY: these are the elements of the exclusive borrow, without others between them, and writing needs `self` exclusively.
+        let data = unsafe { std::slice::from_raw_parts(self.data, rows * columns) };
+        Matrix::rows_of(data, self.dims)
     }
 
     /// Row `i`.
@@ -327,6 +330,14 @@ mod tests {
         let a = [1.0, 2.0];
         matmul(MatrixMut::rows_of(&mut out, [2, 2]), Output::Replace, Matrix::rows_of(&a, [2, 1]), Matrix::rows_of(&a, [1, 2]), 1.0);
         assert_eq!(out, [1.0, 2.0, 2.0, 4.0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "rows of 1 are 3 apart")]
+    fn a_part_between_columns_is_not_read_as_a_whole() {
+        let mut data = [0.0; 6];
+        let (left, _right) = MatrixMut::rows_of(&mut data, [2, 3]).split_columns(1);
+        left.as_matrix();
     }
 
     #[test]

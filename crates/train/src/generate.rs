@@ -85,7 +85,9 @@ pub fn generate_batch<M: LanguageModel>(
     let model = &model.valid();
     let device = model.devices().into_iter().next().unwrap_or_default();
     let padding: Vec<usize> = prompts.iter().map(|prompt| longest - prompt.len()).collect();
-    let mut cache = model.cache(&padding, longest.saturating_add(config.max_new_tokens));
+    // A text may grow past what the model was made for, at the price of copies; a huge `max_new_tokens` alone takes no memory.
+    let expected = longest.saturating_add(config.max_new_tokens).min(model.max_positions().max(longest));
+    let mut cache = model.cache(&padding, expected);
     let mut logits = read_prompts(model, &prompts, longest, &mut cache, &device);
     loop {
         let values = values(logits)?;

@@ -146,7 +146,8 @@ mod tests {
             let found = project(x.clone(), stored.autodiff());
             assert_eq!(found.dtype(), DType::F32);
             // Devices without a kernel compute in the weight's own type.
-            let tolerance = if cfg!(feature = "cpu") { 2e-5 } else { 2e-2 };
+            let elsewhere = std::env::var("PEFT_DEVICE").is_ok_and(|name| name != "cpu");
+            let tolerance = if elsewhere { 2e-2 } else { 2e-5 };
             assert!(distance(found.clone().inner(), x.clone().matmul(wide.clone()).inner()) < tolerance);
         }
     }
