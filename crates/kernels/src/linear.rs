@@ -37,6 +37,21 @@ impl Weight<'_> {
     }
 }
 
+/// `out = x W + b` for `x: [n, d_in]`, `W: [d_in, d_out]` and `b: [d_out]`. The bias is where the product starts from, not another pass.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn project_with_bias(mut out: MatrixMut, x: Matrix, weight: Weight, bias: Option<&[f32]>) {
+    let mode = match bias {
+        Some(bias) => {
+            out.fill_rows(bias);
+            Output::Add
+        }
+        None => Output::Replace,
+    };
+    project(out, mode, x, weight);
+}
+
 /// `out = x W` or `out += x W` for `x: [n, d_in]` and `W: [d_in, d_out]`.
 ///
 /// A weight in half precision is converted by pieces that fit the cache, never as a whole.
@@ -232,12 +247,20 @@ vectorized! {
 
 /// The output and the hidden state of a projection with a low-rank branch.
 ///
-/// `out = x W + s · (x A) B` and `hidden = x A`, for `A: [d_in, r]` and `B: [r, d_out]` (Hu et al., 2022, equation 3).
+/// `out = x W + s · (x A) B + bias` and `hidden = x A`, for `A: [d_in, r]` and `B: [r, d_out]` (Hu et al., 2022, equation 3).
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub fn project_low_rank(mut out: MatrixMut, mut hidden: MatrixMut, x: Matrix, weight: Weight, [a, b]: [Matrix; 2], scale: f32) {
-    project(out.reborrow(), Output::Replace, x, weight);
+pub fn project_low_rank(
+    mut out: MatrixMut,
+    mut hidden: MatrixMut,
+    x: Matrix,
+    weight: Weight,
+    [a, b]: [Matrix; 2],
+    scale: f32,
+    bias: Option<&[f32]>,
+) {
+    project_with_bias(out.reborrow(), x, weight, bias);
     matmul(hidden.reborrow(), Output::Replace, x, a, 1.0);
     matmul(out, Output::Add, hidden.as_matrix(), b, scale);
 }
@@ -334,11 +357,15 @@ mod tests {
         let (x, w) = (Matrix::rows_of(&x, [2, 3]), Matrix::rows_of(&w, [3, 4]));
         let (a, b) = (Matrix::rows_of(&a, [3, 1]), Matrix::rows_of(&b, [1, 4]));
         let (mut out, mut hidden) = (vec![9.0; 8], vec![9.0; 2]);
-        project_low_rank(MatrixMut::rows_of(&mut out, [2, 4]), MatrixMut::rows_of(&mut hidden, [2, 1]), x, Weight::F32(w), [a, b], 0.5);
-        assert_eq!(hidden, product(x, a));
-        let branch = product(Matrix::rows_of(&hidden, [2, 1]), b);
-        for ((found, base), branch) in out.iter().zip(product(x, w)).zip(branch) {
-            assert!((found - base - 0.5 * branch).abs() < 1e-6);
+        for bias in [None, Some(&[0.5, -1.0, 2.0, 0.25][..])] {
+            let hidden_out = MatrixMut::rows_of(&mut hidden, [2, 1]);
+            project_low_rank(MatrixMut::rows_of(&mut out, [2, 4]), hidden_out, x, Weight::F32(w), [a, b], 0.5, bias);
+            assert_eq!(hidden, product(x, a));
+            let branch = product(Matrix::rows_of(&hidden, [2, 1]), b);
+            for (i, ((found, base), branch)) in out.iter().zip(product(x, w)).zip(branch).enumerate() {
+                let bias = bias.map_or(0.0, |bias| bias[i % 4]);
+                assert!((found - base - 0.5 * branch - bias).abs() < 1e-6);
+            }
         }
     }
 }

@@ -118,7 +118,7 @@ impl<'a> MatrixMut<'a> {
     /// Rows one after the other in memory without values, which saves writing zeros that a product then replaces.
     ///
     /// # Safety
-    /// Every element must be written, by a product with [`Output::Replace`], before anything reads it.
+    /// Every element must be written, by [`fill_rows`](Self::fill_rows) or a product with [`Output::Replace`], before anything reads it.
     ///
     /// # Panics
     /// If `data` is shorter than the matrix.
@@ -142,6 +142,18 @@ impl<'a> MatrixMut<'a> {
         for i in 0..self.dims[0] {
             // SAFETY: the row lies within the exclusive borrow, and writing needs no earlier value.
             unsafe { self.data.add(i * self.stride).write_bytes(0, self.dims[1]) };
+        }
+    }
+
+    /// Set every row to `row`.
+    ///
+    /// # Panics
+    /// If `row` has another length than the rows.
+    pub fn fill_rows(&mut self, row: &[f32]) {
+        assert_eq!(row.len(), self.dims[1], "a row of {} elements for rows of {}", row.len(), self.dims[1]);
+        for i in 0..self.dims[0] {
+            // SAFETY: the row lies within the exclusive borrow, `row` is elsewhere, and writing needs no earlier value.
+            unsafe { self.data.add(i * self.stride).copy_from_nonoverlapping(row.as_ptr(), row.len()) };
         }
     }
 

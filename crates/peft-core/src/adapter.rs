@@ -26,6 +26,11 @@ pub trait Adapter: Module + Sync + 'static {
         }
     }
 
+    /// `x · W_eff + b_eff`, `[n, d_out]`. Override it where the bias fits into the same operation.
+    fn project(&self, x: Tensor<2>, base: &Base, bias: Option<Tensor<1>>) -> Tensor<2> {
+        add_bias(Adapter::forward(self, x, base), self.bias(bias))
+    }
+
     /// `x · ΔW: [n, d_out]`, if `W_eff = W + ΔW` and `ΔW` does not depend on `W`.
     ///
     /// Such adapters combine with weights, mix by row and unmerge without a second product with `W`.
@@ -119,7 +124,7 @@ impl<'a> Base<'a> {
     /// `x · W` for `x: [n, d_in]`, `[n, d_out]` in the type of `x`.
     pub fn matmul(&self, x: Tensor<2>) -> Tensor<2> {
         match &self.0 {
-            Inner::Dense(weight) => dense(x, weight.clone()),
+            Inner::Dense(weight) => dense(x, weight.clone(), None),
             Inner::Adapted { below, adapter, weight } if *weight == 1.0 => adapter.0.forward(x, below),
             Inner::Adapted { below, adapter, weight } => match adapter.0.delta(x.clone()) {
                 Some(delta) => below.matmul(x) + delta * *weight,
@@ -128,14 +133,22 @@ impl<'a> Base<'a> {
         }
     }
 
-    /// `x · W + s · (x · A) · B` for `A: [d_in, r]` and `B: [r, d_out]` in f32; one operation where the weight is dense.
-    pub fn matmul_low_rank(&self, x: Tensor<2>, [a, b]: [Tensor<2>; 2], scale: f64) -> Tensor<2> {
+    /// `x · W + bias`, `[n, d_out]` in the type of `x`.
+    pub fn affine(&self, x: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
         match &self.0 {
-            Inner::Dense(weight) if is_single(&x) && is_float(weight) => ops::project_low_rank(x, weight.clone(), a, b, scale),
+            Inner::Dense(weight) => dense(x, weight.clone(), bias),
+            Inner::Adapted { .. } => add_bias(self.matmul(x), bias),
+        }
+    }
+
+    /// `x · W + s · (x · A) · B + bias` for `A: [d_in, r]` and `B: [r, d_out]` in f32; one operation where the weight is dense.
+    pub fn low_rank(&self, x: Tensor<2>, factors: [Tensor<2>; 2], scale: f64, bias: Option<Tensor<1>>) -> Tensor<2> {
+        match &self.0 {
+            Inner::Dense(weight) if is_single(&x) && is_float(weight) => ops::project_low_rank(x, weight.clone(), factors, scale, bias),
             _ => {
-                let dtype = x.dtype();
+                let (dtype, [a, b]) = (x.dtype(), factors);
                 let branch = as_type(x.clone(), DType::F32).matmul(a).matmul(b) * scale;
-                self.matmul(x) + as_type(branch, dtype)
+                self.affine(x, bias) + as_type(branch, dtype)
             }
         }
     }
@@ -174,12 +187,23 @@ pub(crate) fn blend<const D: usize>(base: Tensor<D>, changed: Tensor<D>, weight:
     base * (1.0 - weight) + changed * weight
 }
 
-fn dense(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+fn dense(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
     if is_single(&x) && is_float(&weight) {
-        return ops::project(x, weight);
+        return ops::project(x, weight, bias);
     }
     let weight = as_type(weight, x.dtype());
-    x.matmul(weight)
+    add_bias(x.matmul(weight), bias)
+}
+
+/// `y + bias` for `y: [n, d_out]`, in the type of `y`.
+fn add_bias(y: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+    match bias {
+        Some(bias) => {
+            let bias = as_type(bias, y.dtype());
+            y + bias.unsqueeze()
+        }
+        None => y,
+    }
 }
 
 fn is_single(x: &Tensor<2>) -> bool {
@@ -256,6 +280,7 @@ pub(crate) trait DynAdapter: ErasedModule {
     fn name(&self) -> &'static str;
     fn weight(&self, base: Tensor<2>) -> Tensor<2>;
     fn forward(&self, x: Tensor<2>, base: &Base) -> Tensor<2>;
+    fn project(&self, x: Tensor<2>, base: &Base, bias: Option<Tensor<1>>) -> Tensor<2>;
     fn delta(&self, x: Tensor<2>) -> Option<Tensor<2>>;
     fn rows(&self, ids: Tensor<1, Int>, base: &Base) -> Tensor<2>;
     fn bias(&self, base: Option<Tensor<1>>) -> Option<Tensor<1>>;
@@ -275,6 +300,9 @@ impl<A: Adapter> DynAdapter for Held<A> {
     }
     fn forward(&self, x: Tensor<2>, base: &Base) -> Tensor<2> {
         Adapter::forward(self.get(), x, base)
+    }
+    fn project(&self, x: Tensor<2>, base: &Base, bias: Option<Tensor<1>>) -> Tensor<2> {
+        self.get().project(x, base, bias)
     }
     fn delta(&self, x: Tensor<2>) -> Option<Tensor<2>> {
         self.get().delta(x)

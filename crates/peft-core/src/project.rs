@@ -1,7 +1,7 @@
 //! The adapter-aware forms of Burn's linear and embedding layers.
 
 use crate::adapter::{Base, as_type};
-use crate::slot::{Slot, add_bias};
+use crate::slot::Slot;
 use crate::tap;
 use burn::nn::{Embedding, Linear};
 use burn::tensor::{Int, Tensor};
@@ -25,7 +25,7 @@ impl Project for Linear {
         let bias = self.bias.as_ref().map(|bias| bias.val());
         let y = match self.weight.reparameterization::<Slot>() {
             Some(slot) => slot.project(x, self.weight.base(), bias),
-            None => add_bias(Base::dense(self.weight.val()).matmul(x), bias),
+            None => Base::dense(self.weight.val()).affine(x, bias),
         };
         dims[D - 1] = y.dims()[1];
         y.reshape(dims)

@@ -126,7 +126,7 @@ impl Slot {
             [] => Some(Tensor::zeros([x.dims()[0], d_out], (&x.device(), x.dtype()))),
             [(adapter, _), ..] => adapter.0.delta(x),
         })?;
-        Some(add_bias(base.matmul(x), bias) + change)
+        Some(base.affine(x, bias) + change)
     }
 
     /// Rows `ids: [n]` of the effective weight `[vocabulary, d]`, `[n, d]`.
@@ -250,8 +250,11 @@ fn stacked<T>(base: &Base, chain: &[(&AnyAdapter, f64)], ask: &dyn Fn(&Base) -> 
 }
 
 fn project_chain(chain: &[(&AnyAdapter, f64)], x: Tensor<2>, base: &Base, bias: Option<Tensor<1>>) -> Tensor<2> {
-    let y = stacked(base, chain, &|base| base.matmul(x.clone()));
-    add_bias(y, bias_under(chain, bias))
+    match chain {
+        [] => base.affine(x, bias),
+        [(adapter, 1.0)] => adapter.0.project(x, base, bias),
+        _ => stacked(base, chain, &|base| base.affine(x.clone(), bias_under(chain, bias.clone()))),
+    }
 }
 
 fn bias_under(chain: &[(&AnyAdapter, f64)], bias: Option<Tensor<1>>) -> Option<Tensor<1>> {
@@ -260,17 +263,6 @@ fn bias_under(chain: &[(&AnyAdapter, f64)], bias: Option<Tensor<1>>) -> Option<T
         (None, Some(after)) => Some(after * *weight),
         (before, None) => before,
     })
-}
-
-/// `y + bias` for `y: [n, d_out]`, in the type of `y`.
-pub(crate) fn add_bias(y: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
-    match bias {
-        Some(bias) => {
-            let bias = as_type(bias, y.dtype());
-            y + bias.unsqueeze()
-        }
-        None => y,
-    }
 }
 
 /// A weight of any rank as the matrix `[d_in, d_out]` that adapters see.

@@ -1,6 +1,6 @@
 //! Places in the optimise step where methods take part.
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Tensor};
 
@@ -19,23 +19,6 @@ pub trait Hook<M>: Send {
     }
 }
 
-/// Scales all gradients down together so that their common norm is at most `max`.
-pub struct ClipGlobalNorm {
-    /// The largest norm.
-    pub max: f64,
-}
-
-impl<M: Module> Hook<M> for ClipGlobalNorm {
-    fn gradients(&mut self, model: &M, gradients: GradientsParams, _: usize) -> GradientsParams {
-        let Some(norm) = global_norm(model, &gradients) else { return gradients };
-        // The same small constant as torch's clip_grad_norm_.
-        let factor = (norm + 1e-6).recip() * self.max;
-        let mut scale = Scale { factor: factor.clamp_max(1.0), gradients };
-        model.visit(&mut scale);
-        scale.gradients
-    }
-}
-
 /// Keeps the places of shared parameters equal.
 pub struct Retie;
 
@@ -45,41 +28,63 @@ impl<M: Module> Hook<M> for Retie {
     }
 }
 
-/// The Euclidean norm of all gradients together, `[1]`; `None` without gradients.
-pub(crate) fn global_norm<M: Module>(model: &M, gradients: &GradientsParams) -> Option<Tensor<1>> {
-    struct Sum<'a> {
-        gradients: &'a GradientsParams,
-        total: Option<Tensor<1>>,
-        seen: std::collections::HashSet<burn::module::ParamId>,
-    }
-    impl ModuleVisitor for Sum<'_> {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if !self.seen.insert(param.id) {
-                return;
+/// The parameters that are trained, so that what happens to their gradients at each step costs what they cost, whatever the size of the
+/// model around them.
+pub(crate) struct TrainedParams(Vec<(ParamId, usize)>);
+
+impl TrainedParams {
+    pub fn of<M: Module>(model: &M) -> Self {
+        // In the order of the model: identifiers are random, and sums depend on their order.
+        struct Collect(Vec<(ParamId, usize)>);
+        impl ModuleVisitor for Collect {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                if param.is_require_grad() && !self.0.iter().any(|(id, _)| *id == param.id) {
+                    self.0.push((param.id, D));
+                }
             }
-            let Some(gradient) = self.gradients.get::<D>(param.id) else { return };
-            let square = peft_core::as_type(gradient, DType::F32).powf_scalar(2.0).sum();
-            self.total = Some(match self.total.take() {
-                Some(total) => total + square,
-                None => square,
-            });
+        }
+        let mut collect = Collect(Vec::new());
+        model.visit(&mut collect);
+        Self(collect.0)
+    }
+
+    /// The Euclidean norm of all gradients together; 0 without gradients.
+    pub fn norm(&self, gradients: &GradientsParams) -> f64 {
+        let squares = self.0.iter().filter_map(|(id, rank)| match rank {
+            1 => square::<1>(gradients, *id),
+            2 => square::<2>(gradients, *id),
+            3 => square::<3>(gradients, *id),
+            4 => square::<4>(gradients, *id),
+            _ => square::<5>(gradients, *id),
+        });
+        squares.reduce(|a, b| a + b).map_or(0.0, |total| f64::from(total.into_scalar::<f32>()).sqrt())
+    }
+
+    /// Scale all gradients down together so that their norm, which is `norm` now, is at most `max`.
+    pub fn clip(&self, gradients: &mut GradientsParams, norm: f64, max: f64) {
+        // The same small constant as torch's clip_grad_norm_.
+        let factor = max / (norm + 1e-6);
+        if factor >= 1.0 {
+            return;
+        }
+        for (id, rank) in &self.0 {
+            match rank {
+                1 => scale::<1>(gradients, *id, factor),
+                2 => scale::<2>(gradients, *id, factor),
+                3 => scale::<3>(gradients, *id, factor),
+                4 => scale::<4>(gradients, *id, factor),
+                _ => scale::<5>(gradients, *id, factor),
+            }
         }
     }
-    let mut sum = Sum { gradients, total: None, seen: Default::default() };
-    model.visit(&mut sum);
-    sum.total.map(Tensor::sqrt)
 }
 
-struct Scale {
-    factor: Tensor<1>,
-    gradients: GradientsParams,
+fn square<const D: usize>(gradients: &GradientsParams, id: ParamId) -> Option<Tensor<1>> {
+    Some(peft_core::as_type(gradients.get::<D>(id)?, DType::F32).powf_scalar(2.0).sum())
 }
 
-impl ModuleVisitor for Scale {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(gradient) = self.gradients.remove::<D>(param.id) {
-            let factor = peft_core::as_type(self.factor.clone(), gradient.dtype());
-            self.gradients.register(param.id, gradient * factor.reshape([1; D]));
-        }
+fn scale<const D: usize>(gradients: &mut GradientsParams, id: ParamId, factor: f64) {
+    if let Some(gradient) = gradients.remove::<D>(id) {
+        gradients.register(id, gradient * factor);
     }
 }

@@ -12,7 +12,7 @@ mod resume;
 mod schedule;
 mod trainer;
 
-pub use hooks::{ClipGlobalNorm, Hook, Retie};
+pub use hooks::{Hook, Retie};
 pub use memory::{peak_memory_bytes, program};
 pub use optimizer::OptimizerConfig;
 pub use resume::CheckpointDir;

@@ -2,7 +2,7 @@
 
 use crate::data::{Batcher, Encoded, Position, Sampler};
 use crate::evaluate;
-use crate::hooks::{ClipGlobalNorm, Hook, Retie, global_norm};
+use crate::hooks::{Hook, Retie, TrainedParams};
 use crate::loader::{Loader, Nothing, Share};
 use crate::memory::peak_memory_bytes;
 use crate::optimizer::OptimizerConfig;
@@ -203,6 +203,7 @@ impl<M: LanguageModel + ModuleDisplay + 'static> Trainer<M> {
             metrics: None,
             batcher: Batcher::new(device.clone(), self.pad_id),
             hooks: self.hooks,
+            trained: None,
             on_step: self.on_step,
             eval: self.eval,
             checkpoints: checkpoints.clone(),
@@ -228,16 +229,14 @@ impl<M: LanguageModel + ModuleDisplay + 'static> Trainer<M> {
         let scheduler = self.config.optimizer.scheduler(&tuned, total_steps, step);
         let metrics = open_metrics(&self.directory.join("metrics.jsonl"), step)?;
         let shared = has_shared(&tuned.model);
-        let clip = self.config.optimizer.max_grad_norm;
+        let trained = TrainedParams::of(&tuned.model);
         run.with(|run: &mut Run<M>| {
             run.metrics = Some(metrics);
             run.report.steps = step;
             if let Some(state) = state {
                 run.report.train_loss_first = state.first_loss;
             }
-            if clip > 0.0 {
-                run.hooks.push(Box::new(ClipGlobalNorm { max: clip }));
-            }
+            run.trained = Some(trained);
             if shared {
                 run.hooks.insert(0, Box::new(Retie));
             }
@@ -354,6 +353,7 @@ struct Run<M> {
     metrics: Option<File>,
     batcher: Batcher,
     hooks: Vec<Box<dyn Hook<M>>>,
+    trained: Option<TrainedParams>,
     on_step: Box<dyn FnMut(&Progress) + Send>,
     eval: Vec<Encoded>,
     checkpoints: CheckpointDir,
@@ -423,13 +423,23 @@ impl<M: LanguageModel + ModuleDisplay + 'static> Run<M> {
         let losses = std::mem::take(&mut self.losses);
         let tokens = losses.iter().map(|(_, _, tokens)| tokens).sum();
         let loss: f64 = losses.into_iter().map(|(loss, share, _)| f64::from(loss.into_scalar::<f32>()) * share).sum();
-        let grad_norm = global_norm(&tuned.model, &gradients).map_or(0.0, |norm| f64::from(norm.into_scalar::<f32>()));
-        if !loss.is_finite() || !grad_norm.is_finite() {
-            return (tuned, Err(Error::NonFinite { what: format!("loss or gradient of step {step}") }));
-        }
         for hook in &mut self.hooks {
             gradients = hook.gradients(&tuned.model, gradients, step);
         }
+        // A hook may have changed what is trained.
+        let trained = match self.trained.take().filter(|_| self.hooks.is_empty()) {
+            Some(trained) => trained,
+            None => TrainedParams::of(&tuned.model),
+        };
+        let grad_norm = trained.norm(&gradients);
+        if !loss.is_finite() || !grad_norm.is_finite() {
+            return (tuned, Err(Error::NonFinite { what: format!("loss or gradient of step {step}") }));
+        }
+        let max_norm = self.config.optimizer.max_grad_norm;
+        if max_norm > 0.0 {
+            trained.clip(&mut gradients, grad_norm, max_norm);
+        }
+        self.trained = Some(trained);
         let lr = rate.base();
         let Tuned { model, run } = optimizer.step(rate, tuned, gradients);
         let model = self.hooks.iter_mut().fold(model, |model, hook| hook.after_step(model, step));

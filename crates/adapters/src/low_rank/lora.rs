@@ -93,6 +93,14 @@ impl Lora {
         let hidden = as_type(x, DType::F32).matmul(self.lora_a.val());
         as_type(hidden.matmul(self.lora_b.val()) * self.scaling, dtype)
     }
+
+    /// `x W + s · (x A) B + bias`.
+    fn on(&self, base: &Base, x: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+        match self.drops() {
+            true => base.affine(x.clone(), bias) + self.branch(self.dropped(x)),
+            false => base.low_rank(x, [self.lora_a.val(), self.lora_b.val()], self.scaling, bias),
+        }
+    }
 }
 
 impl Adapter for Lora {
@@ -105,10 +113,11 @@ impl Adapter for Lora {
     }
 
     fn forward(&self, x: Tensor<2>, base: &Base) -> Tensor<2> {
-        if self.drops() {
-            return base.matmul(x.clone()) + self.branch(self.dropped(x));
-        }
-        base.matmul_low_rank(x, [self.lora_a.val(), self.lora_b.val()], self.scaling)
+        self.on(base, x, None)
+    }
+
+    fn project(&self, x: Tensor<2>, base: &Base, bias: Option<Tensor<1>>) -> Tensor<2> {
+        self.on(base, x, self.bias(bias))
     }
 
     fn delta(&self, x: Tensor<2>) -> Option<Tensor<2>> {

@@ -60,7 +60,7 @@ mod check {
     }
 
     /// How [`same`] reads the gradient of an input.
-    pub fn gradient<const D: usize>(input: &Tensor<D>) -> impl Fn(&burn::tensor::Gradients) -> Option<Tensor<1>> {
+    pub fn gradient<const D: usize>(input: &Tensor<D>) -> impl Fn(&burn::tensor::Gradients) -> Option<Tensor<1>> + use<D> {
         let input = input.clone();
         move |gradients| {
             let gradient = input.grad(gradients)?;

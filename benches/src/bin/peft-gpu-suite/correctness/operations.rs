@@ -81,13 +81,13 @@ fn rows(queries: usize) -> ops::Visible {
 
 fn project(mut tape: Tape, dtype: DType) -> Result<Vec<Output>> {
     let (x, stored) = (tape.input("x", [70, 96]), tape.typed("weight", [130, 96], dtype));
-    tape.outputs(ops::project(x, stored.transpose()))
+    tape.outputs(ops::project(x, stored.transpose(), None))
 }
 
 fn project_low_rank(mut tape: Tape, dtype: DType) -> Result<Vec<Output>> {
     let (x, stored) = (tape.input("x", [70, 96]), tape.typed("weight", [130, 96], dtype));
     let (a, b) = (tape.input("a", [96, 8]), tape.input("b", [8, 130]));
-    tape.outputs(ops::project_low_rank(x, stored.transpose(), a, b, 1.5))
+    tape.outputs(ops::project_low_rank(x, stored.transpose(), [a, b], 1.5, None))
 }
 
 /// One target of three does not count.
