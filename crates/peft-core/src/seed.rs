@@ -4,6 +4,22 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
+use std::cell::Cell;
+
+thread_local! {
+    static NEXT: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Start this thread's sequence of seeds at `seed`, so that what draws random numbers after it repeats.
+pub fn begin(seed: u64) {
+    NEXT.set(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+}
+
+/// The next seed of this thread's sequence.
+pub fn next() -> u64 {
+    NEXT.set(NEXT.get().wrapping_add(1));
+    rng(NEXT.get(), "next").random()
+}
 
 /// The generator that belongs to `path` under `seed`. Different paths give independent streams.
 pub fn rng(seed: u64, path: &str) -> ChaCha8Rng {

@@ -14,6 +14,7 @@ mod gated;
 mod head;
 mod norm;
 mod projection;
+mod recompute;
 mod rotary;
 
 pub use attention::{Visible, attention};
@@ -21,6 +22,7 @@ pub use gated::swiglu;
 pub use head::linear_cross_entropy;
 pub use norm::rms_norm;
 pub use projection::{project, project_low_rank};
+pub use recompute::recomputed;
 pub use rotary::rotate;
 
 use differentiable::differentiable;
