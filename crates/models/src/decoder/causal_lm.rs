@@ -8,7 +8,7 @@ use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, Int, Tensor};
 use peft_core::files::Checkpoint;
-use peft_core::{LanguageModel, Lookup, Project, Result, Slot};
+use peft_core::{LanguageModel, Lookup, Packed, Project, Result, Slot};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -84,6 +84,10 @@ impl LanguageModel for CausalLm {
 
     fn hidden(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         self.model.forward(ids, None)
+    }
+
+    fn hidden_packed(&self, ids: Tensor<2, Int>, packed: &Packed) -> Tensor<3> {
+        self.model.packed(ids, packed)
     }
 
     fn head(&self, hidden: Tensor<2>) -> Tensor<2> {

@@ -10,7 +10,7 @@ use super::span::Spans;
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig};
 use burn::tensor::{Device, Int, Tensor};
-use peft_core::{Lookup, Port};
+use peft_core::{Lookup, Packed, Port};
 use std::sync::Arc;
 
 /// A decoder without its head.
@@ -63,6 +63,18 @@ impl Decoder {
         }
         if let Some(cache) = cache {
             cache.advance(tokens);
+        }
+        self.norm.forward(x)
+    }
+
+    /// Final hidden states `[b, s, d]` of `ids: [b, s]` whose rows hold several sequences.
+    pub(super) fn packed(&self, ids: Tensor<2, Int>, packed: &Packed) -> Tensor<3> {
+        let seq = ids.dims()[1];
+        let mut x = self.embed_output.apply(self.embed_tokens.lookup(ids));
+        let rotation = self.rotary.packed(packed, seq, &x.device());
+        let spans = Spans::packed(&self.config, packed, seq);
+        for layer in &self.layers {
+            x = layer.forward(x, Place { rotation: &rotation, span: spans.of(layer.windowed), past: None });
         }
         self.norm.forward(x)
     }
