@@ -150,6 +150,12 @@ pub struct Run {
     /// Learn prompts and user messages too, not only completions.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub train_on_prompt: Option<bool>,
+    /// Put several examples into each row of max-length tokens; none of them sees another. A batch is then so many rows.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub packing: Option<bool>,
+    /// Put examples of similar length into a batch, for less padding.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub group_by_length: Option<bool>,
     /// Evaluate every so many steps, besides the end.
     #[arg(long, value_name = "N")]
     pub eval_steps: Option<usize>,
@@ -241,6 +247,8 @@ impl Run {
         self.weight_decay.get_or_insert(0.0);
         self.max_grad_norm.get_or_insert(1.0);
         self.train_on_prompt.get_or_insert(false);
+        self.packing.get_or_insert(false);
+        self.group_by_length.get_or_insert(false);
         self.device.get_or_insert_with(|| "cpu".into());
         self.dtype.get_or_insert_default();
         self.seed.get_or_insert(0);
@@ -352,6 +360,8 @@ impl Run {
             max_steps: self.max_steps,
             batch_size: self.batch_size.unwrap_or(defaults.batch_size),
             gradient_accumulation_steps: self.gradient_accumulation_steps.unwrap_or(defaults.gradient_accumulation_steps),
+            packing: self.packing.unwrap_or(false).then(|| self.max_length.unwrap_or(512)),
+            group_by_length: self.group_by_length.unwrap_or(false),
             eval_steps: self.eval_steps,
             save_steps: self.save_steps,
             seed: self.seed.unwrap_or(defaults.seed),

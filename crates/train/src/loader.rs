@@ -1,6 +1,6 @@
 //! Batches for burn-train's learner.
 
-use crate::data::{Batch, Batcher, Encoded, Position, Sampler};
+use crate::data::{Batch, Encoded, HostBatch, Plan, Position};
 use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
@@ -19,7 +19,7 @@ pub struct Share {
 /// One epoch of batches for each call of `iter`, beginning at a position.
 pub(crate) struct Loader {
     pub examples: Arc<Vec<Encoded>>,
-    pub sampler: Sampler,
+    pub plan: Arc<Plan>,
     pub device: Device,
     /// Fills short rows.
     pub pad_id: u32,
@@ -34,19 +34,19 @@ pub(crate) struct Loader {
 impl DataLoader<Share> for Loader {
     fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<Share> + 'a> {
         let passed = self.epochs.fetch_add(1, Ordering::SeqCst);
-        let skip = if passed == 0 { self.start.batch } else { 0 };
-        let batches: Vec<Vec<usize>> = self.sampler.epoch(self.start.epoch + passed).skip(skip).collect();
+        let batch = if passed == 0 { self.start.batch } else { 0 };
+        let batches = self.plan.batches(Position { epoch: self.start.epoch + passed, batch }).collect();
         Box::new(Epoch { loader: self, batches, next: 0 })
     }
 
     fn num_items(&self) -> usize {
-        self.sampler.batches_per_epoch()
+        self.plan.batches_per_epoch()
     }
 
     fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<Share>> {
         Arc::new(Self {
             examples: self.examples.clone(),
-            sampler: self.sampler.clone(),
+            plan: self.plan.clone(),
             device: device.clone(),
             pad_id: self.pad_id,
             accumulation: self.accumulation,
@@ -62,13 +62,14 @@ impl DataLoader<Share> for Loader {
 
 struct Epoch<'a> {
     loader: &'a Loader,
-    batches: Vec<Vec<usize>>,
+    /// The examples in the rows of each batch.
+    batches: Vec<Vec<Vec<usize>>>,
     next: usize,
 }
 
 impl Epoch<'_> {
     fn learned(&self, batch: usize) -> usize {
-        self.batches[batch].iter().map(|example| self.loader.examples[*example].supervised()).sum()
+        self.batches[batch].iter().flatten().map(|example| self.loader.examples[*example].supervised()).sum()
     }
 }
 
@@ -76,9 +77,9 @@ impl Iterator for Epoch<'_> {
     type Item = Result<Share, DatasetError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let indices = self.batches.get(self.next)?;
-        let batcher = Batcher::new(self.loader.device.clone(), self.loader.pad_id);
-        let batch = batcher.batch(indices.iter().map(|example| &self.loader.examples[*example]));
+        let rows = self.batches.get(self.next)?;
+        let rows: Vec<Vec<&Encoded>> = rows.iter().map(|row| row.iter().map(|example| &self.loader.examples[*example]).collect()).collect();
+        let batch = HostBatch::new(&rows, self.loader.pad_id).to_device(&self.loader.device);
         let step = self.next / self.loader.accumulation;
         let first = step * self.loader.accumulation;
         let last = (first + self.loader.accumulation).min(self.batches.len());

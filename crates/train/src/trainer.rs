@@ -1,6 +1,6 @@
 //! The trainer: burn-train's learner over token batches, with the steps counted, logged, evaluated and saved in the optimise step.
 
-use crate::data::{Batcher, Encoded, Position, Sampler};
+use crate::data::{Batcher, Encoded, Plan, Position};
 use crate::evaluate;
 use crate::hooks::{ClipGlobalNorm, Hook, Retie, global_norm};
 use crate::loader::{Loader, Nothing, Share};
@@ -37,6 +37,10 @@ pub struct TrainConfig {
     pub batch_size: usize,
     /// Batches to one optimizer step.
     pub gradient_accumulation_steps: usize,
+    /// Put several examples into each row of up to this many tokens. A batch then has `batch_size` such rows.
+    pub packing: Option<usize>,
+    /// Put examples of similar length into a batch.
+    pub group_by_length: bool,
     /// Evaluate every so many steps, besides the end.
     pub eval_steps: Option<usize>,
     /// Write a checkpoint to resume from every so many steps.
@@ -55,6 +59,8 @@ impl Default for TrainConfig {
             max_steps: None,
             batch_size: 8,
             gradient_accumulation_steps: 1,
+            packing: None,
+            group_by_length: false,
             eval_steps: None,
             save_steps: None,
             seed: 0,
@@ -76,11 +82,27 @@ impl TrainConfig {
             ("gradient_accumulation_steps", Some(self.gradient_accumulation_steps)),
             ("eval_steps", self.eval_steps),
             ("save_steps", self.save_steps),
+            ("packing", self.packing),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == Some(0)) {
             return Err(Error::InvalidConfig(format!("{name} must be at least 1")));
         }
+        if self.packing.is_some() && self.group_by_length {
+            return Err(Error::InvalidConfig("packing leaves nothing to group by length; choose one of them".into()));
+        }
         self.optimizer.validate()
+    }
+
+    /// The batches that a run makes of examples of these lengths.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] without examples, or if one does not fit in a packed row.
+    pub fn plan(&self, lengths: &[u32]) -> Result<Plan> {
+        match self.packing {
+            Some(capacity) => Plan::packed(lengths, capacity, self.batch_size, self.seed),
+            None if self.group_by_length => Plan::grouped(lengths, self.batch_size, self.seed),
+            None => Plan::shuffled(lengths.len(), self.batch_size, self.seed),
+        }
     }
 }
 
@@ -192,8 +214,9 @@ impl<M: LanguageModel + ModuleDisplay + 'static> Trainer<M> {
             return Err(Error::InvalidConfig("the model is on a device without autodiff; load it on `device.autodiff()`".into()));
         }
         device.seed(self.config.seed);
-        let sampler = Sampler::new(self.train.len(), self.config.batch_size, self.config.seed)?;
-        let steps_per_epoch = sampler.batches_per_epoch().div_ceil(self.config.gradient_accumulation_steps);
+        let lengths: Vec<u32> = self.train.iter().map(|example| example.ids.len() as u32).collect();
+        let plan = self.config.plan(&lengths)?;
+        let steps_per_epoch = plan.batches_per_epoch().div_ceil(self.config.gradient_accumulation_steps);
         let total_steps = self.config.max_steps.unwrap_or(self.config.epochs * steps_per_epoch);
 
         let checkpoints = CheckpointDir::new(self.directory.join("checkpoints"));
@@ -245,7 +268,7 @@ impl<M: LanguageModel + ModuleDisplay + 'static> Trainer<M> {
         let model = if step < total_steps {
             let loader = Loader {
                 examples: Arc::new(self.train),
-                sampler,
+                plan: Arc::new(plan),
                 device,
                 pad_id: self.pad_id,
                 accumulation: self.config.gradient_accumulation_steps,

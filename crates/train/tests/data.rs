@@ -531,6 +531,19 @@ fn a_batch_can_be_made_of_chosen_rows() {
     assert_eq!(batch.targets.to_data().iter::<i64>().collect::<Vec<_>>(), [4, 5, 2]);
 }
 
+#[test]
+fn packed_rows_hold_sequences_side_by_side_and_learn_nothing_across_their_borders() {
+    let [a, b, c] = [row(&[1, 2], &[1]), row(&[3, 4, 5], &[1, 2]), row(&[6, 7, 8, 9], &[3])];
+    let batch = HostBatch::new(&[vec![&a, &b], vec![&c]], 0).to_device(&Device::default());
+    let values = |data: burn::tensor::TensorData| data.iter::<i64>().collect::<Vec<_>>();
+    assert_eq!(values(batch.ids.to_data()), [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]);
+    assert_eq!(values(batch.positions.to_data()), [0, 2, 3, 7]);
+    assert_eq!(values(batch.targets.to_data()), [2, 4, 5, 9]);
+    assert_eq!((batch.tokens, batch.rows), (9, 2));
+    assert_eq!(batch.packed.unwrap().starts(), [0, 0, 2, 2, 2, 0, 0, 0, 0, 4]);
+    assert!(HostBatch::new(&[[&a], [&b]], 0).to_device(&Device::default()).packed.is_none());
+}
+
 // ---- order
 
 #[test]
@@ -556,6 +569,35 @@ fn the_order_depends_on_seed_and_epoch_alone() {
 #[test]
 fn the_order_never_changes_between_versions() {
     assert_eq!(Sampler::new(8, 1, 42).unwrap().order(3), [3, 6, 5, 4, 0, 7, 1, 2]);
+}
+
+#[test]
+fn grouped_batches_hold_examples_of_similar_length_and_the_longest_come_first() {
+    let lengths: Vec<u32> = (0..1003).map(|i| i * 37 % 500).collect();
+    let sampler = Sampler::grouped(&lengths, 10, 3).unwrap();
+    let batches: Vec<_> = sampler.epoch(0).collect();
+    assert_eq!((batches.len(), batches.last().unwrap().len()), (101, 3));
+    let mut all = batches.concat();
+    all.sort_unstable();
+    assert_eq!(all, (0..1003).collect::<Vec<_>>());
+    let spread = |batch: &Vec<usize>| {
+        let lengths = batch.iter().map(|i| lengths[*i]);
+        lengths.clone().max().unwrap() - lengths.min().unwrap()
+    };
+    assert!(batches[..100].iter().map(spread).sum::<u32>() / 100 < 50, "500 in a batch of any");
+    assert!(batches[0].iter().any(|i| lengths[*i] == 499));
+    assert!(batches[1..100].windows(2).any(|pair| lengths[pair[0][0]] < lengths[pair[1][0]]), "batches are not sorted");
+    assert_eq!(sampler.order(4), Sampler::grouped(&lengths, 10, 3).unwrap().order(4));
+    assert_ne!(sampler.order(4), sampler.order(5));
+}
+
+#[test]
+fn few_examples_can_be_grouped_too() {
+    for len in [1, 3, 8, 9] {
+        let mut order = Sampler::grouped(&vec![2; len], 8, 0).unwrap().order(0);
+        order.sort_unstable();
+        assert_eq!(order, (0..len).collect::<Vec<_>>());
+    }
 }
 
 #[test]

@@ -102,6 +102,38 @@ fn accumulated_batches_are_one_large_batch() {
     }
 }
 
+/// Losses of steps over all data, in which the order of examples plays no part.
+fn losses_of_whole_epochs(config: TrainConfig) -> Vec<f64> {
+    train(TrainConfig { batch_size: 12, max_steps: Some(4), ..config }).1
+}
+
+#[test]
+fn packed_rows_train_as_rows_of_one_example() {
+    let packed = losses_of_whole_epochs(TrainConfig { packing: Some(16), ..config() });
+    for (step, (a, b)) in losses_of_whole_epochs(config()).iter().zip(&packed).enumerate() {
+        assert!((a - b).abs() < 1e-5, "step {}: {a} and {b}", step + 1);
+    }
+}
+
+#[test]
+fn accumulated_packed_batches_weigh_every_token_the_same() {
+    // 5 rows in batches of 2: each step of three batches sees all data.
+    let rows = TrainConfig { packing: Some(16), batch_size: 2, gradient_accumulation_steps: 3, max_steps: Some(4), ..config() };
+    let parts = train(rows).1;
+    for (step, (a, b)) in losses_of_whole_epochs(config()).iter().zip(&parts).enumerate() {
+        assert!((a - b).abs() < 1e-5, "step {}: {a} and {b}", step + 1);
+    }
+}
+
+#[test]
+fn grouping_by_length_changes_the_order_alone() {
+    let grouped = TrainConfig { group_by_length: true, ..config() };
+    assert_ne!(train(grouped.clone()).1, train(config()).1);
+    for (a, b) in losses_of_whole_epochs(grouped).iter().zip(losses_of_whole_epochs(config())) {
+        assert!((a - b).abs() < 1e-5, "{a} and {b}");
+    }
+}
+
 #[test]
 fn the_same_seed_gives_the_same_losses_and_another_seed_others() {
     assert_eq!(train(config()).1, train(config()).1);
@@ -146,6 +178,8 @@ fn a_loss_that_is_not_a_number_ends_the_run() {
 fn settings_out_of_range_are_named() {
     let message = |config: TrainConfig| config.validate().unwrap_err().to_string();
     assert_eq!(message(TrainConfig { batch_size: 0, ..config() }), "invalid configuration: batch_size must be at least 1");
+    let both = TrainConfig { packing: Some(8), group_by_length: true, ..config() };
+    assert_eq!(message(both), "invalid configuration: packing leaves nothing to group by length; choose one of them");
     let optimizer = OptimizerConfig { lr: -1.0, ..config().optimizer };
     assert_eq!(message(TrainConfig { optimizer, ..config() }), "invalid configuration: lr is -1; it must be above 0");
 }

@@ -12,7 +12,7 @@ use peft_core::files::{read_text, write_atomic};
 use peft_core::{Context, Error, Result, Summary, adapt, device, save_adapter};
 use peft_models::CausalLm;
 use peft_train::data::{EncodeConfig, EncodeStats, Encoded, Encoder, read_examples};
-use peft_train::{Progress, Report, Trainer};
+use peft_train::{Progress, Report, TrainConfig, Trainer};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -50,6 +50,7 @@ pub struct Outcome {
     /// All parameters, adapters included.
     pub total_params: usize,
     examples: EncodeStats,
+    padding: Padding,
     adapter_dir: PathBuf,
 }
 
@@ -98,6 +99,8 @@ pub fn finetune(run: &Run, out: &Path, overwrite: bool, resume: bool) -> Result<
     let (train, stats) = encoded(&text, run, data)?;
     let eval = run.eval.as_deref().map(|file| encoded(&text, run, file)).transpose()?.map_or(Vec::new(), |(rows, _)| rows);
     report_cuts(&stats);
+    let padding = Padding::of(&train_config, &train)?;
+    eprintln!("{padding}");
 
     let device = device::parse(run.device.as_deref().unwrap_or("cpu"))?.autodiff();
     device.seed(run.seed.unwrap_or(0));
@@ -119,6 +122,7 @@ pub fn finetune(run: &Run, out: &Path, overwrite: bool, resume: bool) -> Result<
         trainable_params: summary.trainable,
         total_params: summary.total,
         examples: stats,
+        padding,
         adapter_dir: out.into(),
     })
 }
@@ -162,6 +166,35 @@ fn report_cuts(stats: &EncodeStats) {
             "{} examples are longer than max_length and lost their end; {} had nothing left to learn and were skipped",
             stats.truncated, stats.skipped
         );
+    }
+}
+
+/// How much of the batches is padding, as a share of their positions.
+#[derive(Serialize)]
+struct Padding {
+    /// As the run makes them.
+    share: f64,
+    /// If examples were shuffled only.
+    share_plain: f64,
+}
+
+impl Padding {
+    fn of(config: &TrainConfig, train: &[Encoded]) -> Result<Self> {
+        let lengths: Vec<u32> = train.iter().map(|example| example.ids.len() as u32).collect();
+        let plain = TrainConfig { packing: None, group_by_length: false, ..config.clone() };
+        let share = |config: &TrainConfig| Ok(config.plan(&lengths)?.padding(&lengths));
+        Ok(Self { share: share(config)?, share_plain: share(&plain)? })
+    }
+}
+
+impl std::fmt::Display for Padding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "padding: {:.1} % of the batches", 100.0 * self.share)?;
+        match self.share == self.share_plain {
+            true if self.share > 0.2 => write!(f, "; --group-by-length or --packing makes it less"),
+            true => Ok(()),
+            false => write!(f, ", {:.1} % if examples were only shuffled", 100.0 * self.share_plain),
+        }
     }
 }
 
