@@ -1,6 +1,8 @@
 //! `peft`: fine-tune, evaluate, merge and run adapted language models.
 
 mod commands;
+mod data;
+mod interrupt;
 mod loading;
 mod output;
 mod run;

@@ -1,13 +1,14 @@
 //! The settings of a fine-tuning run: flags and run file have the same names, and flags win.
 
 use crate::loading::Precision;
+use burn::tensor::Device;
 use clap::{Args, ValueEnum};
 use peft_adapters::PeftConfig;
 use peft_adapters::bitfit::BitFitConfig;
 use peft_adapters::low_rank::{Bias, Init, LoraConfig, VeraConfig};
 use peft_adapters::scaling::Ia3Config;
 use peft_core::files::read_text;
-use peft_core::{Error, Layers, Names, Result, Targets};
+use peft_core::{Error, Layers, Names, Result, Targets, device};
 use peft_train::{OptimizerConfig, SchedulerType, TrainConfig};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -76,8 +77,11 @@ pub struct Run {
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
     /// Evaluation data of the same form.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "eval_split")]
     pub eval: Option<PathBuf>,
+    /// Set so many examples aside for evaluation, or a fraction of them such as 0.05; the seed draws which.
+    #[arg(long, value_name = "N")]
+    pub eval_split: Option<f64>,
     /// How to fine-tune [default: lora].
     #[arg(long, value_enum)]
     pub method: Option<MethodName>,
@@ -150,15 +154,42 @@ pub struct Run {
     /// Learn prompts and user messages too, not only completions.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub train_on_prompt: Option<bool>,
+    /// Put several examples into each row of max-length tokens; none of them sees another. A batch is then so many rows.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub packing: Option<bool>,
+    /// Put examples of similar length into a batch, for less padding.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub group_by_length: Option<bool>,
+    /// Leave the data on disk and encode them when they are needed: for JSONL files larger than memory.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub streaming: Option<bool>,
     /// Evaluate every so many steps, besides the end.
     #[arg(long, value_name = "N")]
     pub eval_steps: Option<usize>,
     /// Write a checkpoint every so many steps, to continue from with --resume.
     #[arg(long, value_name = "N")]
     pub save_steps: Option<usize>,
+    /// Keep the newest N checkpoints, also when the run is over [default: the newest one, until the run is over].
+    #[arg(long, value_name = "N")]
+    pub save_total_limit: Option<usize>,
+    /// End with the parameters of the best evaluation instead of the last ones (see --eval-steps).
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub load_best_model_at_end: Option<bool>,
+    /// What makes an evaluation the best: loss, or a metric such as accuracy [default: loss].
+    #[arg(long, value_name = "NAME")]
+    pub metric_for_best_model: Option<String>,
+    /// End after N evaluations in a row that were no better than the best.
+    #[arg(long, value_name = "N")]
+    pub early_stopping_patience: Option<usize>,
+    /// Compute each block a second time in the backward pass instead of keeping what it computed: less memory, a third more time.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub gradient_checkpointing: Option<bool>,
     /// Where to compute: cpu, vulkan[:n] or cuda[:n] [default: cpu].
     #[arg(long)]
     pub device: Option<String>,
+    /// Several devices, each with batches of its own: cuda:0,cuda:1 [default: the one that --device names].
+    #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "device")]
+    pub devices: Option<Vec<String>>,
     /// Type of the frozen weights in memory [default: f32].
     #[arg(long, value_enum)]
     pub dtype: Option<Precision>,
@@ -196,8 +227,15 @@ impl Run {
         let flags = serde_json::to_value(self).map_err(failed)?;
         if let (Some(merged), serde_json::Value::Object(flags)) = (merged.as_object_mut(), flags) {
             let is_set = |value: &serde_json::Value| !value.is_null() && value.as_object().is_none_or(|map| !map.is_empty());
-            // A flag for the length of the run replaces either setting of the file.
-            for (flag, rival) in [("epochs", "max_steps"), ("max_steps", "epochs")] {
+            // A flag replaces the setting of the file that excludes it.
+            for (flag, rival) in [
+                ("epochs", "max_steps"),
+                ("max_steps", "epochs"),
+                ("eval", "eval_split"),
+                ("eval_split", "eval"),
+                ("device", "devices"),
+                ("devices", "device"),
+            ] {
                 if flags.get(flag).is_some_and(is_set) {
                     merged.remove(rival);
                 }
@@ -241,7 +279,15 @@ impl Run {
         self.weight_decay.get_or_insert(0.0);
         self.max_grad_norm.get_or_insert(1.0);
         self.train_on_prompt.get_or_insert(false);
-        self.device.get_or_insert_with(|| "cpu".into());
+        self.packing.get_or_insert(false);
+        self.group_by_length.get_or_insert(false);
+        self.streaming.get_or_insert(false);
+        self.load_best_model_at_end.get_or_insert(false);
+        self.metric_for_best_model.get_or_insert(defaults.metric_for_best_model);
+        self.gradient_checkpointing.get_or_insert(false);
+        if self.devices.is_none() {
+            self.device.get_or_insert_with(|| "cpu".into());
+        }
         self.dtype.get_or_insert_default();
         self.seed.get_or_insert(0);
         match method {
@@ -344,6 +390,13 @@ impl Run {
         }))
     }
 
+    /// Where to compute, with autodiff.
+    pub fn devices(&self) -> Result<Vec<Device>> {
+        let single = [self.device.clone().unwrap_or_else(|| "cpu".into())];
+        let names = self.devices.as_deref().filter(|names| !names.is_empty()).unwrap_or(&single);
+        names.iter().map(|name| Ok(device::parse(name)?.autodiff())).collect()
+    }
+
     /// The trainer's settings.
     pub fn train_config(&self) -> TrainConfig {
         let defaults = TrainConfig::default();
@@ -352,8 +405,14 @@ impl Run {
             max_steps: self.max_steps,
             batch_size: self.batch_size.unwrap_or(defaults.batch_size),
             gradient_accumulation_steps: self.gradient_accumulation_steps.unwrap_or(defaults.gradient_accumulation_steps),
+            packing: self.packing.unwrap_or(false).then(|| self.max_length.unwrap_or(512)),
+            group_by_length: self.group_by_length.unwrap_or(false),
             eval_steps: self.eval_steps,
             save_steps: self.save_steps,
+            save_total_limit: self.save_total_limit,
+            load_best_model_at_end: self.load_best_model_at_end.unwrap_or(false),
+            metric_for_best_model: self.metric_for_best_model.clone().unwrap_or(defaults.metric_for_best_model),
+            early_stopping_patience: self.early_stopping_patience,
             seed: self.seed.unwrap_or(defaults.seed),
             optimizer: OptimizerConfig {
                 lr: self.lr.unwrap_or(defaults.optimizer.lr),

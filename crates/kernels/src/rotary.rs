@@ -13,7 +13,7 @@ pub enum Turn {
 
 /// Turn the channel pairs `(i, i + hd/2)` of `x: [b, s, heads, hd]` by the angle of their position (Su et al., 2021).
 ///
-/// `cos` and `sin: [s, hd/2]` hold cosines and sines of the angles.
+/// `cos` and `sin: [s, hd/2]` hold cosines and sines of the angles, or `[b · s, hd/2]` where the positions of rows differ.
 ///
 /// # Panics
 /// If lengths do not fit.

@@ -2,7 +2,7 @@
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use peft_core::{ActivationAdapter, LanguageModel, device};
+use peft_core::{ActivationAdapter, LanguageModel, Packed, device};
 use peft_models::{CausalLm, DecoderConfig};
 use serde_json::{Value, json};
 
@@ -140,6 +140,56 @@ fn a_window_hides_what_lies_before_it() {
         logits[logits.len() - 11..].to_vec()
     };
     assert_eq!(last(1), last(2));
+}
+
+/// Models whose layers see everything, a window, and each of both.
+fn full_and_windowed(device: &Device) -> [CausalLm; 3] {
+    let windowed = json!({"sliding_window": 3, "use_sliding_window": true, "max_window_layers": 1});
+    [("llama", json!({})), ("mistral", json!({"sliding_window": 3})), ("qwen2", windowed)]
+        .map(|(model_type, changes)| CausalLm::init(config(model_type, changes), device, 3))
+}
+
+#[test]
+fn packed_sequences_have_the_hidden_states_and_gradients_that_they_have_alone() {
+    let device = device::host().autodiff();
+    for model in full_and_windowed(&device) {
+        let packed = Packed::new(&[vec![4, 2], vec![5]], 7);
+        let together = model.hidden_packed(ids(&[[5, 1, 9, 3, 8, 2, 0], [4, 7, 6, 6, 1, 0, 0]], &device), &packed);
+        let part = |row: usize, tokens: std::ops::Range<usize>| together.clone().slice([row..row + 1, tokens]);
+        let pairs = [
+            (part(0, 0..4), model.hidden(ids(&[[5, 1, 9, 3]], &device))),
+            (part(0, 4..6), model.hidden(ids(&[[8, 2]], &device))),
+            (part(1, 0..5), model.hidden(ids(&[[4, 7, 6, 6, 1]], &device))),
+        ];
+        for (together, alone) in &pairs {
+            let difference = (together.clone() - alone.clone()).abs().max().into_scalar::<f32>();
+            assert!(difference < 1e-5, "{difference}");
+        }
+        let gradients = |of: fn(&(Tensor<3>, Tensor<3>)) -> Tensor<3>| {
+            let loss = pairs.iter().map(of).map(|hidden| hidden.clone().sin().sum()).reduce(|a, b| a + b).unwrap();
+            let gradients = loss.backward();
+            let layer = &model.model.layers[0];
+            let weights = [&layer.self_attn.q_proj.weight, &layer.self_attn.k_proj.weight, &layer.mlp.up_proj.weight];
+            weights.map(|weight| floats(weight.val().grad(&gradients).unwrap())).concat()
+        };
+        for (together, alone) in gradients(|pair| pair.0.clone()).iter().zip(gradients(|pair| pair.1.clone())) {
+            assert!((together - alone).abs() < 1e-5 * (1.0 + alone.abs()), "{together} and {alone}");
+        }
+    }
+}
+
+#[test]
+fn a_packed_sequence_knows_nothing_of_its_neighbours() {
+    let device = device::host();
+    for model in full_and_windowed(&device) {
+        let packed = Packed::new(&[vec![3, 3, 2]], 8);
+        let middle = |first: i64, last: i64| {
+            let hidden = model.hidden_packed(ids(&[[first, 2, first, 4, 5, 6, last, last]], &device), &packed);
+            floats(hidden.slice_dim(1, 3..6))
+        };
+        assert_eq!(middle(1, 1), middle(9, 1), "what comes before");
+        assert_eq!(middle(1, 1), middle(1, 7), "what comes after");
+    }
 }
 
 #[test]

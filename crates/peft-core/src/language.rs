@@ -2,6 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};
+use std::sync::Arc;
 
 /// A causal language model: token ids in, logits of the next token out.
 pub trait LanguageModel: Module {
@@ -10,6 +11,10 @@ pub trait LanguageModel: Module {
 
     /// Final hidden states `[batch, seq, d]` of right-padded `ids: [batch, seq]`.
     fn hidden(&self, ids: Tensor<2, Int>) -> Tensor<3>;
+
+    /// Final hidden states `[batch, seq, d]` of `ids: [batch, seq]` whose rows hold several sequences, none of which knows of the others:
+    /// each sees its own tokens alone, and its positions begin at 0.
+    fn hidden_packed(&self, ids: Tensor<2, Int>, packed: &Packed) -> Tensor<3>;
 
     /// Logits `[n, vocabulary]` of hidden states `[n, d]`.
     fn head(&self, hidden: Tensor<2>) -> Tensor<2>;
@@ -32,4 +37,53 @@ pub trait LanguageModel: Module {
 
     /// The longest sequence the model was made for.
     fn max_positions(&self) -> usize;
+}
+
+/// Where the sequences begin in rows that hold several of them one after the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packed {
+    starts: Arc<[u32]>,
+}
+
+impl Packed {
+    /// `lengths[i]` are the lengths of the sequences in row `i`, in order; what they leave of the row's `width` is padding.
+    ///
+    /// # Panics
+    /// If a row's sequences are longer than `width`.
+    pub fn new(lengths: &[Vec<usize>], width: usize) -> Self {
+        let mut starts = Vec::with_capacity(lengths.len() * width);
+        for row in lengths {
+            let first = starts.len();
+            for length in row {
+                let start = (starts.len() - first) as u32;
+                starts.resize(starts.len() + length, start);
+            }
+            let filled = starts.len() - first;
+            assert!(filled <= width, "{filled} tokens in a row of {width}");
+            starts.resize(first + width, filled as u32);
+        }
+        Self { starts: starts.into() }
+    }
+
+    /// For each token the place in its row where its sequence begins, `[batch · seq]`. Padding is a sequence of its own.
+    pub fn starts(&self) -> &[u32] {
+        &self.starts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_token_knows_where_its_sequence_begins() {
+        let packed = Packed::new(&[vec![2, 3], vec![4]], 5);
+        assert_eq!(packed.starts(), [0, 0, 2, 2, 2, 0, 0, 0, 0, 4]);
+    }
+
+    #[test]
+    #[should_panic(expected = "6 tokens in a row of 5")]
+    fn sequences_must_fit_in_their_row() {
+        Packed::new(&[vec![2, 4]], 5);
+    }
 }

@@ -31,7 +31,7 @@ mod targets;
 pub use adapter::{Adapter, AnyAdapter, Base, Stored, as_type};
 pub use adapter_file::{CONFIG_FILE, TENSOR_FILE, load_tensors, save_adapter};
 pub use error::{Error, Result};
-pub use language::LanguageModel;
+pub use language::{LanguageModel, Packed};
 pub use method::{Biases, Builder, Context, Extras, Method, adapt};
 pub use port::{ActivationAdapter, Port};
 pub use project::{Lookup, Project};

@@ -11,7 +11,10 @@ use std::ops::ControlFlow;
 
 /// Final hidden states `[n, d]` at the batch's positions.
 fn hidden<M: LanguageModel>(model: &M, batch: &Batch) -> Tensor<2> {
-    let hidden = model.hidden(batch.ids.clone());
+    let hidden = match &batch.packed {
+        Some(packed) => model.hidden_packed(batch.ids.clone(), packed),
+        None => model.hidden(batch.ids.clone()),
+    };
     let [rows, length, d] = hidden.dims();
     let hidden = hidden.reshape([rows * length, d]);
     match batch.positions.dims()[0] == rows * length {

@@ -14,6 +14,9 @@ const MODEL: &str = "trained.bpk";
 const OPTIMIZER: &str = "optimizer.bpk";
 const STATE: &str = "state.json";
 
+/// The directory of the parameters that did best.
+const BEST: &str = "best";
+
 /// Where a run stands.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub(crate) struct State {
@@ -25,9 +28,23 @@ pub(crate) struct State {
     pub fingerprint: String,
     /// Loss of the first step.
     pub first_loss: f64,
+    /// The best evaluation so far.
+    #[serde(default)]
+    pub best: Option<Best>,
 }
 
-/// The checkpoints of one run, `step-<n>` in one directory; the newest is kept.
+/// The best evaluation of a run so far.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub(crate) struct Best {
+    /// After which step.
+    pub step: usize,
+    /// How good it was; higher is better.
+    pub score: f64,
+    /// Evaluations since then.
+    pub since: usize,
+}
+
+/// The checkpoints of one run, `step-<n>` in one directory.
 #[derive(Clone, Debug)]
 pub struct CheckpointDir(PathBuf);
 
@@ -39,29 +56,33 @@ impl CheckpointDir {
 
     /// The newest complete checkpoint and its step.
     pub fn latest(&self) -> Option<(usize, PathBuf)> {
-        let entries = std::fs::read_dir(&self.0).ok()?;
-        let steps = entries.flatten().filter_map(|entry| {
-            let step = entry.file_name().to_str()?.strip_prefix("step-")?.parse().ok()?;
-            Some((step, entry.path()))
-        });
-        steps.max_by_key(|(step, _)| *step)
+        self.all().pop()
     }
 
-    pub(crate) fn save<M: Module>(&self, model: &M, optimizer: &ModuleOptimizer, state: &State) -> Result<()> {
-        let older: Vec<PathBuf> = self.latest().into_iter().map(|(_, path)| path).collect();
+    /// All complete checkpoints, oldest first.
+    fn all(&self) -> Vec<(usize, PathBuf)> {
+        let entries = std::fs::read_dir(&self.0).into_iter().flatten().flatten();
+        let mut steps: Vec<(usize, PathBuf)> =
+            entries.filter_map(|entry| Some((entry.file_name().to_str()?.strip_prefix("step-")?.parse().ok()?, entry.path()))).collect();
+        steps.sort();
+        steps
+    }
+
+    /// Write a checkpoint, of which nothing is seen before it is complete, and remove all but the newest `keep`.
+    pub(crate) fn save<M: Module>(&self, model: &M, optimizer: &ModuleOptimizer, state: &State, keep: usize) -> Result<PathBuf> {
         let dir = OutputDir::create(&self.0.join(format!("step-{}", state.step)), true)?;
-        let file = |name: &str| dir.path().join(name);
-        let failed = |name: &str, e: &dyn std::fmt::Display| Error::file(file(name), e);
-        let group = ParamGroup::from_ids(trained_ids(model));
-        model.clone().into_record_group(group).save(file(MODEL)).map_err(|e| failed(MODEL, &e))?;
-        optimizer.to_record().save(file(OPTIMIZER)).map_err(|e| failed(OPTIMIZER, &e))?;
-        let text = serde_json::to_string_pretty(state).map_err(|e| failed(STATE, &e))?;
-        write_atomic(&file(STATE), text.as_bytes())?;
+        save_trained(model, dir.path())?;
+        let file = dir.path().join(OPTIMIZER);
+        optimizer.to_record().save(&file).map_err(|e| Error::file(&file, e))?;
+        let file = dir.path().join(STATE);
+        let text = serde_json::to_string_pretty(state).map_err(|e| Error::file(&file, e))?;
+        write_atomic(&file, text.as_bytes())?;
         let kept = dir.commit()?;
-        for path in older.into_iter().filter(|path| *path != kept) {
-            std::fs::remove_dir_all(&path).map_err(|e| Error::io(&path, e))?;
+        let all = self.all();
+        for (_, path) in &all[..all.len().saturating_sub(keep)] {
+            std::fs::remove_dir_all(path).map_err(|e| Error::io(path, e))?;
         }
-        Ok(())
+        Ok(kept)
     }
 
     /// Continue from the newest checkpoint, if there is one.
@@ -77,13 +98,22 @@ impl CheckpointDir {
             let reason = "belongs to a run with other settings or data; remove it or choose another output directory";
             return Err(Error::file(dir, reason));
         }
-        let failed = |file: &Path, e: &dyn std::fmt::Display| Error::file(file, e);
-        let file = dir.join(MODEL);
-        let record = ModuleRecord::load(&file).map_err(|e| failed(&file, &e))?;
-        let model = model.try_load_record(record.allow_partial(true)).map_err(|e| failed(&file, &e))?;
+        let model = load_trained(model, &dir)?;
         let file = dir.join(OPTIMIZER);
-        let record = OptimizerRecord::load(&file).map_err(|e| failed(&file, &e))?;
+        let record = OptimizerRecord::load(&file).map_err(|e| Error::file(&file, e))?;
         Ok((model, optimizer.load_record(record), Some(state)))
+    }
+
+    /// Keep the parameters as the best so far.
+    pub(crate) fn save_best<M: Module>(&self, model: &M) -> Result<()> {
+        let dir = OutputDir::create(&self.0.join(BEST), true)?;
+        save_trained(model, dir.path())?;
+        dir.commit().map(drop)
+    }
+
+    /// The model with the parameters that did best.
+    pub(crate) fn load_best<M: Module>(&self, model: M) -> Result<M> {
+        load_trained(model, &self.0.join(BEST))
     }
 
     /// Remove all checkpoints of a finished run.
@@ -93,6 +123,18 @@ impl CheckpointDir {
             _ => Ok(()),
         }
     }
+}
+
+fn save_trained<M: Module>(model: &M, dir: &Path) -> Result<()> {
+    let file = dir.join(MODEL);
+    let group = ParamGroup::from_ids(trained_ids(model));
+    model.clone().into_record_group(group).save(&file).map_err(|e| Error::file(&file, e))
+}
+
+fn load_trained<M: Module>(model: M, dir: &Path) -> Result<M> {
+    let file = dir.join(MODEL);
+    let record = ModuleRecord::load(&file).map_err(|e| Error::file(&file, e))?;
+    model.try_load_record(record.allow_partial(true)).map_err(|e| Error::file(&file, e))
 }
 
 fn trained_ids<M: Module>(model: &M) -> Vec<ParamId> {

@@ -1,133 +1,27 @@
-//! The trainer: burn-train's learner over token batches, with the steps counted, logged, evaluated and saved in the optimise step.
+//! The trainer: steps over the batches of a task, counted, logged, evaluated and saved.
+//!
+//! Optimizer, learning-rate policy, gradient accumulation and records are Burn's. The loop is not burn-train's, which counts epochs: here
+//! runs are counted in optimizer steps, clip by the norm of all gradients, save what is trained, and resume within an epoch.
 
-use crate::data::{Batcher, Encoded, Position, Sampler};
-use crate::evaluate;
+use crate::config::TrainConfig;
+use crate::data::Position;
+use crate::feed::{Feed, Source, Step};
 use crate::hooks::{Hook, Retie, TrainedParams};
-use crate::loader::{Loader, Nothing, Share};
-use crate::memory::peak_memory_bytes;
-use crate::optimizer::OptimizerConfig;
-use crate::quiet::Quiet;
-use crate::resume::{CheckpointDir, State};
-use burn::module::{Module, ModuleDisplay};
-use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
-use burn::optim::{GradientsParams, ModuleOptimizer};
-use burn::tensor::Tensor;
-use burn_train::logger::InMemoryMetricLogger;
-use burn_train::{InferenceStep, Interrupter, Learner, SupervisedTraining, TrainOutput, TrainStep};
-use peft_core::{Error, LanguageModel, Result, has_shared, penalty};
-use serde::{Deserialize, Serialize};
-use std::any::Any;
-use std::fmt::Debug;
-use std::fs::File;
-use std::io::Write;
+use crate::parallel::{Learned, Replicas};
+use crate::progress::{Metrics, Progress, Report};
+use crate::resume::{Best, CheckpointDir, State};
+use crate::task::{Evaluation, Task};
+use burn::module::Module;
+use burn::optim::ModuleOptimizer;
+use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
+use burn::tensor::Device;
+use peft_core::{Error, Result, has_shared, seed};
+use rand::Rng;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-
-/// Settings of a run.
-#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
-#[serde(default)]
-pub struct TrainConfig {
-    /// Passes over the data.
-    pub epochs: usize,
-    /// Optimizer steps in all, in place of `epochs`.
-    pub max_steps: Option<usize>,
-    /// Examples in one batch.
-    pub batch_size: usize,
-    /// Batches to one optimizer step.
-    pub gradient_accumulation_steps: usize,
-    /// Evaluate every so many steps, besides the end.
-    pub eval_steps: Option<usize>,
-    /// Write a checkpoint to resume from every so many steps.
-    pub save_steps: Option<usize>,
-    /// Determines the order of the data and every random number.
-    pub seed: u64,
-    /// The optimizer.
-    #[serde(flatten)]
-    pub optimizer: OptimizerConfig,
-}
-
-impl Default for TrainConfig {
-    fn default() -> Self {
-        Self {
-            epochs: 1,
-            max_steps: None,
-            batch_size: 8,
-            gradient_accumulation_steps: 1,
-            eval_steps: None,
-            save_steps: None,
-            seed: 0,
-            optimizer: OptimizerConfig::default(),
-        }
-    }
-}
-
-impl TrainConfig {
-    /// Check the ranges.
-    ///
-    /// # Errors
-    /// [`Error::InvalidConfig`] names the setting.
-    pub fn validate(&self) -> Result<()> {
-        let positive = [
-            ("epochs", Some(self.epochs)),
-            ("max_steps", self.max_steps),
-            ("batch_size", Some(self.batch_size)),
-            ("gradient_accumulation_steps", Some(self.gradient_accumulation_steps)),
-            ("eval_steps", self.eval_steps),
-            ("save_steps", self.save_steps),
-        ];
-        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == Some(0)) {
-            return Err(Error::InvalidConfig(format!("{name} must be at least 1")));
-        }
-        self.optimizer.validate()
-    }
-}
-
-/// What a run reports at each step.
-#[derive(Clone, Debug, Serialize)]
-pub struct Progress {
-    /// Optimizer steps taken.
-    pub step: usize,
-    /// Steps of the whole run.
-    pub total_steps: usize,
-    /// Passes over the data so far.
-    pub epoch: f64,
-    /// Mean cross-entropy of the step's tokens, in nats.
-    pub loss: f64,
-    /// Learning rate of the step.
-    pub lr: f64,
-    /// Norm of all gradients together before clipping.
-    pub grad_norm: f64,
-    /// Tokens of the step, without padding.
-    pub tokens: usize,
-    /// Tokens per second since the run began.
-    pub tokens_per_second: f64,
-    /// Loss on the evaluation data, where it was measured at this step.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub eval_loss: Option<f64>,
-}
-
-/// The outcome of a run.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Report {
-    /// Optimizer steps of the whole run, earlier parts of a resumed one included.
-    pub steps: usize,
-    /// Loss of the first step.
-    pub train_loss_first: f64,
-    /// Loss of the last step.
-    pub train_loss_last: f64,
-    /// Loss on the evaluation data after the last step.
-    pub eval_loss: Option<f64>,
-    /// Tokens trained on, without padding.
-    pub tokens: usize,
-    /// Seconds of training, without evaluation.
-    pub seconds: f64,
-    /// Tokens per second.
-    pub tokens_per_second: f64,
-    /// Largest resident memory of the process, where the system tells it.
-    pub peak_memory_bytes: Option<u64>,
-}
 
 /// A trained model, in validation mode, and its report.
 pub struct Trained<M> {
@@ -138,33 +32,48 @@ pub struct Trained<M> {
 }
 
 /// A run about to begin.
-pub struct Trainer<M> {
+pub struct Trainer<M, T> {
     config: TrainConfig,
-    train: Vec<Encoded>,
-    eval: Vec<Encoded>,
+    task: T,
     directory: PathBuf,
-    pad_id: u32,
+    devices: Vec<Device>,
     resume: bool,
+    stop: Arc<AtomicBool>,
     hooks: Vec<Box<dyn Hook<M>>>,
     on_step: Box<dyn FnMut(&Progress) + Send>,
 }
 
-impl<M: LanguageModel + ModuleDisplay + 'static> Trainer<M> {
-    /// Train on these sequences; `metrics.jsonl` and checkpoints go into `directory`, which must exist.
-    pub fn new(config: TrainConfig, train: Vec<Encoded>, directory: impl Into<PathBuf>, pad_id: u32) -> Self {
-        let hooks: Vec<Box<dyn Hook<M>>> = Vec::new();
-        Self { config, train, eval: Vec::new(), directory: directory.into(), pad_id, resume: false, hooks, on_step: Box::new(|_| {}) }
+impl<M: Module + Sync + 'static, T: Task<M>> Trainer<M, T> {
+    /// Learn a task; `metrics.jsonl` and checkpoints go into `directory`, which must exist.
+    pub fn new(config: TrainConfig, task: T, directory: impl Into<PathBuf>) -> Self {
+        Self {
+            config,
+            task,
+            directory: directory.into(),
+            devices: Vec::new(),
+            resume: false,
+            stop: Arc::default(),
+            hooks: Vec::new(),
+            on_step: Box::new(|_| {}),
+        }
     }
 
-    /// Evaluate on these sequences.
-    pub fn eval(mut self, eval: Vec<Encoded>) -> Self {
-        self.eval = eval;
+    /// Compute on these devices together, the first of which is the model's. Each takes batches of its own: `n` devices do in one step
+    /// what one does with `n` times as many accumulated batches.
+    pub fn devices(mut self, devices: Vec<Device>) -> Self {
+        self.devices = devices;
         self
     }
 
     /// Continue from the newest checkpoint in the directory, if there is one.
     pub fn resume(mut self, resume: bool) -> Self {
         self.resume = resume;
+        self
+    }
+
+    /// Once `stop` is set, finish the step, write a checkpoint and return.
+    pub fn stop(mut self, stop: Arc<AtomicBool>) -> Self {
+        self.stop = stop;
         self
     }
 
@@ -183,312 +92,229 @@ impl<M: LanguageModel + ModuleDisplay + 'static> Trainer<M> {
     /// Train what the model says requires gradients.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] for settings out of range, a model on a device without autodiff or without anything to train;
-    /// [`Error::NonFinite`] at the first loss that is not a number; [`Error::Io`].
+    /// [`Error::InvalidConfig`] for settings out of range, or a model on a device without autodiff;
+    /// [`Error::NonFinite`] at the first loss or gradient that is not a number; [`Error::Io`].
     pub fn run(self, model: M) -> Result<Trained<M>> {
         self.config.validate()?;
         let device = model.devices().into_iter().next().unwrap_or_default();
         if !device.is_autodiff() {
             return Err(Error::InvalidConfig("the model is on a device without autodiff; load it on `device.autodiff()`".into()));
         }
-        device.seed(self.config.seed);
-        let sampler = Sampler::new(self.train.len(), self.config.batch_size, self.config.seed)?;
-        let steps_per_epoch = sampler.batches_per_epoch().div_ceil(self.config.gradient_accumulation_steps);
+        let mut replicas = Replicas::new(&model, &self.devices);
+        let plan = self.config.plan(self.task.lengths())?;
+        let batches_per_step = self.config.gradient_accumulation_steps * replicas.devices();
+        let steps_per_epoch = plan.batches_per_epoch().div_ceil(batches_per_step);
         let total_steps = self.config.max_steps.unwrap_or(self.config.epochs * steps_per_epoch);
 
         let checkpoints = CheckpointDir::new(self.directory.join("checkpoints"));
-        let fingerprint = fingerprint(&self.config, &self.train);
-        let interrupter = Interrupter::new();
-        let run = Handle::new(Run::<M> {
-            metrics: None,
-            batcher: Batcher::new(device.clone(), self.pad_id),
-            hooks: self.hooks,
-            trained: None,
+        let fingerprint = fingerprint(&self.config, batches_per_step, self.task.fingerprint());
+        let optimizer = self.config.optimizer.optimizer(&model);
+        let (mut model, optimizer, state) = match self.resume {
+            true => checkpoints.load(model, optimizer, &fingerprint)?,
+            false => (model, optimizer, None),
+        };
+        let (start, first_loss, best) = state.map_or((0, f64::NAN, None), |state| (state.step, state.first_loss, state.best));
+        if start > 0 {
+            replicas.follow(&model);
+        }
+        let mut hooks = self.hooks;
+        if has_shared(&model) {
+            hooks.insert(0, Box::new(Retie));
+        }
+        let mut run = Run {
+            task: Arc::new(self.task),
+            device,
+            replicas,
+            scheduler: self.config.optimizer.scheduler(&model, total_steps, start),
+            optimizer,
+            trained: TrainedParams::of(&model),
+            hooks,
             on_step: self.on_step,
-            eval: self.eval,
-            checkpoints: checkpoints.clone(),
-            fingerprint: fingerprint.clone(),
-            interrupter: interrupter.clone(),
-            losses: Vec::new(),
-            report: Report { train_loss_first: f64::NAN, ..Report::default() },
+            metrics: Metrics::open(&self.directory.join("metrics.jsonl"), start)?,
+            checkpoints,
+            fingerprint,
+            best,
+            report: Report { steps: start, train_loss_first: first_loss, ..Report::default() },
             total_steps,
             steps_per_epoch,
+            batches_per_step,
             began: Instant::now(),
             aside: Duration::ZERO,
-            error: None,
-            config: self.config.clone(),
-        });
-        let mut tuned = Tuned { model, run: run.clone() };
-        let mut optimizer = self.config.optimizer.optimizer(&tuned);
-        let mut state = None;
-        if self.resume {
-            (tuned, optimizer, state) = checkpoints.load(tuned, optimizer, &fingerprint)?;
-        }
-        let step = state.as_ref().map_or(0, |state| state.step);
-        let start = state.as_ref().map_or(Position::default(), |state| state.position);
-        let scheduler = self.config.optimizer.scheduler(&tuned, total_steps, step);
-        let metrics = open_metrics(&self.directory.join("metrics.jsonl"), step)?;
-        let shared = has_shared(&tuned.model);
-        let trained = TrainedParams::of(&tuned.model);
-        run.with(|run: &mut Run<M>| {
-            run.metrics = Some(metrics);
-            run.report.steps = step;
-            if let Some(state) = state {
-                run.report.train_loss_first = state.first_loss;
-            }
-            run.trained = Some(trained);
-            if shared {
-                run.hooks.insert(0, Box::new(Retie));
-            }
-        });
-        let model = if step < total_steps {
-            let loader = Loader {
-                examples: Arc::new(self.train),
-                sampler,
-                device,
-                pad_id: self.pad_id,
-                accumulation: self.config.gradient_accumulation_steps,
-                start,
-                epochs: AtomicU64::new(0),
-            };
-            // One epoch more than needed where a run starts within one; the step count ends it.
-            let epochs = total_steps.div_ceil(steps_per_epoch) - step / steps_per_epoch;
-            SupervisedTraining::new(&self.directory, Arc::new(loader), Arc::new(Nothing))
-                .num_epochs(epochs)
-                .grads_accumulation(self.config.gradient_accumulation_steps)
-                .renderer(Box::new(Quiet))
-                .with_application_logger(None)
-                .with_metric_logger(InMemoryMetricLogger::new())
-                .with_interrupter(interrupter)
-                .launch(Learner::new(tuned, optimizer, scheduler))
-                .model
-                .model
-        } else {
-            tuned.model.valid()
+            config: self.config,
         };
-        let run: Run<M> = run.take().expect("the run is put there above");
-        if let Some(error) = run.error {
-            return Err(error);
+        let source = Source { task: run.task.clone(), plan, batches_per_step };
+        let mut feed = Feed::begin(source, run.position());
+        while run.report.steps < total_steps {
+            model = run.take_step(model, feed.next()?)?;
+            if run.has_stalled() {
+                break;
+            }
+            if self.stop.load(Ordering::SeqCst) && run.report.steps < total_steps {
+                run.report.interrupted = Some(run.save(&model)?);
+                break;
+            }
         }
-        checkpoints.clear()?;
-        Ok(Trained { report: run.report.finished(run.began.elapsed() - run.aside), model })
-    }
-}
-
-impl Report {
-    fn finished(mut self, training: Duration) -> Self {
-        self.seconds = training.as_secs_f64();
-        self.tokens_per_second = self.tokens as f64 / self.seconds.max(1e-9);
-        self.peak_memory_bytes = peak_memory_bytes();
-        self
+        run.finish(model)
     }
 }
 
 /// What identifies a run whose checkpoint may be continued.
-fn fingerprint(config: &TrainConfig, train: &[Encoded]) -> String {
-    use std::hash::{DefaultHasher, Hash, Hasher};
+fn fingerprint(config: &TrainConfig, batches_per_step: usize, data: u64) -> String {
     let mut hasher = DefaultHasher::new();
-    let settings = TrainConfig { eval_steps: None, save_steps: None, ..config.clone() };
-    format!("{settings:?}").hash(&mut hasher);
-    for example in train {
-        example.ids.hash(&mut hasher);
-        example.labels_mask.hash(&mut hasher);
-    }
+    format!("{:?}", config.decisive()).hash(&mut hasher);
+    (batches_per_step, data).hash(&mut hasher);
     format!("{:016x}", hasher.finish())
 }
 
-/// The metrics file, without lines of steps that a resumed run takes again.
-fn open_metrics(path: &std::path::Path, step: usize) -> Result<File> {
-    let text = if step > 0 { std::fs::read_to_string(path).unwrap_or_default() } else { String::new() };
-    let is_past = |line: &&str| {
-        let value: Option<serde_json::Value> = serde_json::from_str(line).ok();
-        value.and_then(|v| v["step"].as_u64()).is_some_and(|s| s as usize <= step)
-    };
-    let mut file = File::create(path).map_err(|e| Error::io(path, e))?;
-    for line in text.lines().filter(is_past) {
-        writeln!(file, "{line}").map_err(|e| Error::io(path, e))?;
-    }
-    Ok(file)
-}
-
-/// The model as burn-train's learner sees it.
-#[derive(Module, Debug)]
-struct Tuned<M: Module> {
-    model: M,
-    #[module(skip)]
-    run: Handle,
-}
-
-/// The state of a run, shared by the learner's clones of the model.
-///
-/// Type-erased, since Burn's derive does not take a skipped field that depends on a module's type parameter.
-#[derive(Clone)]
-struct Handle(Arc<Mutex<Option<Box<dyn Any + Send>>>>);
-
-impl Handle {
-    fn new<M: Send + 'static>(run: Run<M>) -> Self {
-        Self(Arc::new(Mutex::new(Some(Box::new(run)))))
-    }
-
-    /// Use the run, if it has not been taken.
-    fn with<M: 'static, T>(&self, use_it: impl FnOnce(&mut Run<M>) -> T) -> Option<T> {
-        let mut run = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        run.as_mut()?.downcast_mut().map(use_it)
-    }
-
-    fn take<M: 'static>(&self) -> Option<Run<M>> {
-        let run = self.0.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        run.downcast().ok().map(|run| *run)
-    }
-}
-
-impl Debug for Handle {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Run")
-    }
-}
-
-struct Run<M> {
+/// A run under way.
+struct Run<M, T> {
     config: TrainConfig,
-    metrics: Option<File>,
-    batcher: Batcher,
+    task: Arc<T>,
+    device: Device,
+    replicas: Replicas<M>,
+    optimizer: ModuleOptimizer,
+    scheduler: ModuleLrScheduler,
+    trained: TrainedParams,
     hooks: Vec<Box<dyn Hook<M>>>,
-    trained: Option<TrainedParams>,
     on_step: Box<dyn FnMut(&Progress) + Send>,
-    eval: Vec<Encoded>,
+    metrics: Metrics,
     checkpoints: CheckpointDir,
     fingerprint: String,
-    interrupter: Interrupter,
-    /// Loss, share and tokens of each batch since the last step.
-    losses: Vec<(Tensor<1>, f64, usize)>,
+    best: Option<Best>,
     report: Report,
     total_steps: usize,
     steps_per_epoch: usize,
+    batches_per_step: usize,
     began: Instant,
     /// Time spent on evaluation and checkpoints, which is not training.
     aside: Duration,
-    error: Option<Error>,
 }
 
-impl<M: LanguageModel + ModuleDisplay + 'static> TrainStep for Tuned<M> {
-    type Input = Share;
-    type Output = ();
-
-    fn step(&self, Share { batch, share }: Share) -> TrainOutput<()> {
-        let tokens = batch.tokens;
-        let loss = evaluate::loss(&self.model, batch);
-        self.run.with(|run: &mut Run<M>| run.losses.push((loss.clone().without_autodiff(), share, tokens)));
-        let objective = match penalty(&self.model) {
-            Some(penalty) => loss + penalty,
-            None => loss,
-        };
-        TrainOutput::new(self, (objective * share).backward(), ())
-    }
-
-    fn optimize(self, optimizer: &mut ModuleOptimizer, rate: ModuleLearningRate, gradients: GradientsParams) -> Self {
-        let handle = self.run.clone();
-        let mut tuned = Some(self);
-        handle.with(|run: &mut Run<M>| {
-            if run.error.is_some() || run.report.steps >= run.total_steps {
-                return;
-            }
-            let taken = tuned.take().expect("put there above");
-            let (back, result) = run.take_step(taken, optimizer, rate, gradients);
-            tuned = Some(back);
-            run.error = result.err();
-            if run.error.is_some() || run.report.steps >= run.total_steps {
-                run.interrupter.stop(None);
-            }
-        });
-        tuned.expect("a step gives the model back")
-    }
-}
-
-impl<M: LanguageModel + ModuleDisplay + 'static> InferenceStep for Tuned<M> {
-    type Input = Share;
-    type Output = ();
-
-    fn step(&self, _: Share) {}
-}
-
-impl<M: LanguageModel + ModuleDisplay + 'static> Run<M> {
-    fn take_step(
-        &mut self,
-        tuned: Tuned<M>,
-        optimizer: &mut ModuleOptimizer,
-        rate: ModuleLearningRate,
-        mut gradients: GradientsParams,
-    ) -> (Tuned<M>, Result<()>) {
+impl<M: Module + Sync + 'static, T: Task<M>> Run<M, T> {
+    fn take_step(&mut self, model: M, batches: Step<T::Batch>) -> Result<M> {
         let step = self.report.steps + 1;
-        let losses = std::mem::take(&mut self.losses);
-        let tokens = losses.iter().map(|(_, _, tokens)| tokens).sum();
-        let loss: f64 = losses.into_iter().map(|(loss, share, _)| f64::from(loss.into_scalar::<f32>()) * share).sum();
+        let step_seed = seed::rng(self.config.seed, &format!("step.{step}")).next_u64();
+        let Learned { mut gradients, loss, tokens } = self.replicas.learn(&*self.task, &model, &self.device, batches, step_seed);
         for hook in &mut self.hooks {
-            gradients = hook.gradients(&tuned.model, gradients, step);
+            gradients = hook.gradients(&model, gradients, step);
         }
-        // A hook may have changed what is trained.
-        let trained = match self.trained.take().filter(|_| self.hooks.is_empty()) {
-            Some(trained) => trained,
-            None => TrainedParams::of(&tuned.model),
-        };
-        let grad_norm = trained.norm(&gradients);
-        if !loss.is_finite() || !grad_norm.is_finite() {
-            return (tuned, Err(Error::NonFinite { what: format!("loss or gradient of step {step}") }));
+        if !self.hooks.is_empty() {
+            // A hook may have changed what is trained.
+            self.trained = TrainedParams::of(&model);
         }
+        let grad_norm = self.trained.norm(&gradients);
+        self.check_finite(step, loss, grad_norm)?;
         let max_norm = self.config.optimizer.max_grad_norm;
         if max_norm > 0.0 {
-            trained.clip(&mut gradients, grad_norm, max_norm);
+            self.trained.clip(&mut gradients, grad_norm, max_norm);
         }
-        self.trained = Some(trained);
+        let rate = self.scheduler.step();
         let lr = rate.base();
-        let Tuned { model, run } = optimizer.step(rate, tuned, gradients);
+        let model = self.optimizer.step(rate, model, gradients);
         let model = self.hooks.iter_mut().fold(model, |model, hook| hook.after_step(model, step));
-        let tuned = Tuned { model, run };
-        let result = self.record(&tuned, optimizer, step, loss, lr, grad_norm, tokens);
-        (tuned, result)
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn record(
-        &mut self,
-        tuned: &Tuned<M>,
-        optimizer: &ModuleOptimizer,
-        step: usize,
-        loss: f64,
-        lr: f64,
-        grad_norm: f64,
-        tokens: usize,
-    ) -> Result<()> {
-        let report = &mut self.report;
-        report.steps = step;
-        report.tokens += tokens;
-        report.train_loss_last = loss;
-        if report.train_loss_first.is_nan() || step == 1 {
-            report.train_loss_first = loss;
+        self.replicas.follow(&model);
+        self.report.steps = step;
+        self.report.tokens += tokens;
+        self.report.train_loss_last = loss;
+        if self.report.train_loss_first.is_nan() {
+            self.report.train_loss_first = loss;
         }
-        let training = self.began.elapsed() - self.aside;
-        let tokens_per_second = report.tokens as f64 / training.as_secs_f64().max(1e-9);
+        let tokens_per_second = self.report.tokens as f64 / (self.began.elapsed() - self.aside).as_secs_f64().max(1e-9);
         let aside = Instant::now();
-        let is_due = |every: Option<usize>| every.is_some_and(|every| step.is_multiple_of(every));
-        let mut eval_loss = None;
-        if !self.eval.is_empty() && (step == self.total_steps || is_due(self.config.eval_steps)) {
-            eval_loss = Some(evaluate::perplexity(&tuned.model, &self.eval, self.config.batch_size, &self.batcher, |_, _| {})?.loss);
-            self.report.eval_loss = eval_loss;
-        }
+        let evaluation = self.evaluate(&model)?;
         let epoch = step as f64 / self.steps_per_epoch as f64;
-        let progress = Progress { step, total_steps: self.total_steps, epoch, loss, lr, grad_norm, tokens, tokens_per_second, eval_loss };
-        let line = serde_json::to_string(&progress).expect("progress is plain data");
-        if let Some(metrics) = &mut self.metrics {
-            writeln!(metrics, "{line}").map_err(|e| Error::io("metrics.jsonl", e))?;
-        }
+        let progress = Progress { step, total_steps: self.total_steps, epoch, loss, lr, grad_norm, tokens, tokens_per_second, evaluation };
+        self.metrics.write(&progress)?;
         (self.on_step)(&progress);
-        if is_due(self.config.save_steps) && step < self.total_steps {
-            let batch = (step % self.steps_per_epoch) * self.config.gradient_accumulation_steps;
-            let position = Position { epoch: (step / self.steps_per_epoch) as u64, batch };
-            let state = State { step, position, fingerprint: self.fingerprint.clone(), first_loss: self.report.train_loss_first };
-            self.checkpoints.save(tuned, optimizer, &state)?;
+        if self.is_due(self.config.save_steps) && step < self.total_steps {
+            self.save(&model)?;
         }
         self.aside += aside.elapsed();
-        Ok(())
+        Ok(model)
+    }
+
+    fn is_due(&self, every: Option<usize>) -> bool {
+        every.is_some_and(|every| self.report.steps.is_multiple_of(every))
+    }
+
+    fn check_finite(&self, step: usize, loss: f64, grad_norm: f64) -> Result<()> {
+        let (what, value) = if loss.is_finite() { ("norm of the gradients", grad_norm) } else { ("loss", loss) };
+        if value.is_finite() {
+            return Ok(());
+        }
+        let back = match self.checkpoints.latest() {
+            Some((_, path)) => format!("the last good checkpoint is {}", path.display()),
+            None => "there is no checkpoint to go back to (see save_steps)".into(),
+        };
+        Err(Error::NonFinite { what: format!("the {what} of step {step} is {value}; {back}; a lower learning rate often helps") })
+    }
+
+    /// Evaluate if it is time to, and remember the best.
+    fn evaluate(&mut self, model: &M) -> Result<Option<Evaluation>> {
+        let step = self.report.steps;
+        if step != self.total_steps && !self.is_due(self.config.eval_steps) {
+            return Ok(None);
+        }
+        let Some(evaluation) = self.task.evaluate(model, self.config.batch_size)? else { return Ok(None) };
+        self.report.evaluation = Some(evaluation.clone());
+        if !self.config.needs_best() {
+            return Ok(Some(evaluation));
+        }
+        let metric = &self.config.metric_for_best_model;
+        let score = evaluation.score(metric).ok_or_else(|| {
+            let known: Vec<_> = evaluation.metrics.keys().map(|name| format!(", `{name}`")).collect();
+            Error::InvalidConfig(format!("metric_for_best_model is `{metric}`; this task has `loss`{}", known.concat()))
+        })?;
+        match &mut self.best {
+            Some(best) if best.score >= score => best.since += 1,
+            best => {
+                *best = Some(Best { step, score, since: 0 });
+                if self.config.load_best_model_at_end {
+                    self.checkpoints.save_best(model)?;
+                }
+            }
+        }
+        Ok(Some(evaluation))
+    }
+
+    /// Whether evaluations have not become better for as long as the run should wait.
+    fn has_stalled(&self) -> bool {
+        let since = self.best.as_ref().map_or(0, |best| best.since);
+        self.config.early_stopping_patience.is_some_and(|patience| since >= patience)
+    }
+
+    /// Where the next batch is.
+    fn position(&self) -> Position {
+        let step = self.report.steps;
+        let batch = (step % self.steps_per_epoch) * self.batches_per_step;
+        Position { epoch: (step / self.steps_per_epoch) as u64, batch }
+    }
+
+    fn save(&self, model: &M) -> Result<PathBuf> {
+        let state = State {
+            step: self.report.steps,
+            position: self.position(),
+            fingerprint: self.fingerprint.clone(),
+            first_loss: self.report.train_loss_first,
+            best: self.best.clone(),
+        };
+        self.checkpoints.save(model, &self.optimizer, &state, self.config.save_total_limit.unwrap_or(1))
+    }
+
+    fn finish(mut self, mut model: M) -> Result<Trained<M>> {
+        let training = self.began.elapsed() - self.aside;
+        if self.report.interrupted.is_none() {
+            if let Some(best) = self.best.as_ref().filter(|_| self.config.load_best_model_at_end) {
+                self.report.best_step = Some(best.step);
+                if best.step != self.report.steps {
+                    model = self.checkpoints.load_best(model)?;
+                    self.report.evaluation = self.task.evaluate(&model, self.config.batch_size)?;
+                }
+            }
+            if self.config.save_total_limit.is_none() {
+                self.checkpoints.clear()?;
+            }
+        }
+        Ok(Trained { report: self.report.finished(training), model: model.valid() })
     }
 }

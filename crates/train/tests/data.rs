@@ -432,17 +432,34 @@ fn long_examples_lose_their_end_and_are_skipped_if_nothing_to_learn_is_left() {
     let dir = checkpoint();
     let tokenizer = dir.tokenizer();
     let mut encoder = Encoder::new(&tokenizer, None, config(4, false)).unwrap();
-    let examples = [text("ab"), text("abcdef"), completion("a", "bcd"), completion("abc", "d"), text("")];
+    let unspoken = completion("abc", "");
+    let examples = [text("ab"), text("abcdef"), completion("a", "bcd"), completion("abc", "d"), text(""), unspoken];
     let rows = encoder.encode_all(&examples).unwrap();
     let rows: Vec<_> = rows.iter().map(|row| marked(&tokenizer, row)).collect();
-    assert_eq!(rows, ["(<s>)[a][b][</s>]", "(<s>)[a][b][c]", "(<s>)(a)[b][c]", "(<s>)[</s>]"]);
-    let stats = EncodeStats { examples: 4, tokens: 14, supervised: 9, truncated: 2, skipped: 1 };
+    assert_eq!(rows, ["(<s>)[a][b][</s>]", "(<s>)[a][b][c]", "(<s>)(a)[b][c]"]);
+    let skipped = Skipped { empty: 1, nothing_to_learn: 0, too_long: 2 };
+    let (mean_length, longest) = (4.0, 8);
+    let stats = EncodeStats { examples: 3, tokens: 12, supervised: 8, mean_length, longest, truncated: 2, cut_tokens: 6, skipped };
     assert_eq!(encoder.stats(), stats);
 
-    let error = encoder.encode_all(&[completion("abc", "d")]).unwrap_err().to_string();
-    assert!(error.contains("max_length = 4 leaves nothing to learn of any of the 1 examples"), "{error}");
+    let encoder = || Encoder::new(&tokenizer, None, config(4, false)).unwrap();
+    let error = encoder().encode_all(&[completion("abc", "d"), text("")]).unwrap_err().to_string();
+    let expected = "invalid configuration: there is nothing to learn in any of the 2 examples: 1 without text, \
+                    1 with all that is to be learned beyond max_length; choose a max_length above 4";
+    assert_eq!(error, expected);
+    assert!(encoder().encode_all(&[text("")]).unwrap_err().to_string().ends_with("of the 1 examples: 1 without text"));
     let error = Encoder::new(&tokenizer, None, config(1, false)).unwrap_err().to_string();
     assert!(error.contains("max_length must be at least 2, found 1"), "{error}");
+}
+
+#[test]
+fn an_example_without_a_token_to_learn_is_skipped_for_that() {
+    let dir = Dir::new().with_json("tokenizer.json", byte_level());
+    let tokenizer = dir.tokenizer();
+    let mut encoder = Encoder::new(&tokenizer, None, EncodeConfig::default()).unwrap();
+    assert_eq!(encoder.encode(&completion("abc", "")).unwrap(), None);
+    assert_eq!(encoder.encode(&completion("", "")).unwrap(), None);
+    assert_eq!(encoder.stats().skipped, Skipped { empty: 1, nothing_to_learn: 1, too_long: 0 });
 }
 
 #[test]
@@ -469,6 +486,78 @@ fn tokens_that_the_tokenizer_puts_behind_a_text_close_it() {
     assert_eq!(row, "(<s>)(a)[b][</s>]");
     let tokenizer = dir.tokenizer();
     assert_eq!(marked(&tokenizer, &encode_continuation(&tokenizer, "a", "b", true).unwrap()), "(<s>)(a)[b]");
+}
+
+// ---- files that stay on disk
+
+const LINES: &str = "\u{feff}{\"text\": \"ab\"}\r\n\n{\"prompt\": \"a\", \"completion\": \"bcd\"}\n{\"text\": \"\"}\n{\"text\": \"é bo\"}";
+
+fn streamed_file(dir: &Dir, lines: &str) -> peft_core::Result<(Examples, EncodeStats)> {
+    let path = dir.0.join("lines.jsonl");
+    std::fs::write(&path, lines).unwrap();
+    stream_examples(path, dir.tokenizer(), None, EncodeConfig::default(), |_, _| {})
+}
+
+fn all(examples: &Examples) -> Vec<Encoded> {
+    (0..examples.len()).map(|i| examples.get(i).unwrap().into_owned()).collect()
+}
+
+#[test]
+fn a_streamed_file_gives_the_examples_of_one_in_memory() {
+    let dir = checkpoint();
+    let (streamed, stats) = streamed_file(&dir, LINES).unwrap();
+    let tokenizer = dir.tokenizer();
+    let mut encoder = Encoder::new(&tokenizer, None, EncodeConfig::default()).unwrap();
+    let rows = encoder.encode_all(&read_examples(dir.0.join("lines.jsonl")).unwrap()).unwrap();
+    assert_eq!(stats, encoder.stats());
+    assert_eq!(stats.skipped.empty, 1);
+    let memory = Examples::from(rows.clone());
+    assert_eq!((streamed.len(), streamed.lengths()), (3, memory.lengths()));
+    assert!((0..3).all(|i| streamed.learned(i) == memory.learned(i)));
+    assert_eq!((all(&streamed), all(&memory)), (rows.clone(), rows));
+
+    let ((train, eval), (expected, set_aside)) = (streamed.split(1.0, 7).unwrap(), memory.split(1.0, 7).unwrap());
+    assert_eq!((all(&train), eval), (all(&expected), set_aside));
+}
+
+#[test]
+fn a_streamed_file_is_read_in_pieces_and_tells_how_far_it_is() {
+    let dir = checkpoint();
+    let path = dir.0.join("lines.jsonl");
+    let lines: String = (0..2500).map(|i| format!("{{\"text\": \"{i}\"}}\n")).collect();
+    std::fs::write(&path, &lines).unwrap();
+    let mut seen = Vec::new();
+    let told = |done, all| seen.push((done, all));
+    let (examples, _) = stream_examples(&path, dir.tokenizer(), None, EncodeConfig::default(), told).unwrap();
+    assert_eq!((examples.len(), seen.len()), (2500, 3));
+    assert_eq!(seen[2], (lines.len() as u64, lines.len() as u64));
+    let tokenizer = dir.tokenizer();
+    assert_eq!(tokenizer.decode(&examples.get(1999).unwrap().ids, true).unwrap(), "1999");
+}
+
+#[test]
+fn a_file_that_cannot_be_streamed_is_refused_with_its_line() {
+    let dir = checkpoint();
+    let fails = |lines: &str| streamed_file(&dir, lines).unwrap_err().to_string();
+    assert!(fails("{\"text\": \"a\"}\n\n{\"text\": 3}\n").ends_with("lines.jsonl:3: `text` must be a string, found a number"));
+    assert!(fails("\n\n").ends_with("lines.jsonl: holds no examples"));
+    assert!(fails("{\"text\": \"\"}").contains("nothing to learn in any of the 1 examples: 1 without text"));
+    let array = stream_examples("data.json", dir.tokenizer(), None, EncodeConfig::default(), |_, _| {}).unwrap_err().to_string();
+    assert_eq!(array, "data.json: streaming needs JSON Lines, one object per line, not compressed");
+    let missing = stream_examples("no/such.jsonl", dir.tokenizer(), None, EncodeConfig::default(), |_, _| {}).unwrap_err();
+    assert!(missing.to_string().starts_with("no/such.jsonl: "), "{missing}");
+}
+
+#[test]
+fn a_streamed_file_that_changes_is_noticed() {
+    let dir = checkpoint();
+    let (examples, _) = streamed_file(&dir, "{\"text\": \"ab\"}\n{\"text\": \"cd\"}\n").unwrap();
+    std::fs::write(dir.0.join("lines.jsonl"), "{\"text\": \"ab\"}\n{\"text\": \"\u{1f600}\"}\n").unwrap();
+    assert!(examples.get(0).is_ok());
+    let error = examples.get(1).unwrap_err().to_string();
+    assert!(error.ends_with("lines.jsonl: has changed since the run began; a file that is streamed must stay as it is"), "{error}");
+    std::fs::write(dir.0.join("lines.jsonl"), "").unwrap();
+    assert!(examples.get(0).unwrap_err().to_string().contains("has changed since the run began"));
 }
 
 // ---- a trained SentencePiece-style tokenizer
@@ -531,6 +620,19 @@ fn a_batch_can_be_made_of_chosen_rows() {
     assert_eq!(batch.targets.to_data().iter::<i64>().collect::<Vec<_>>(), [4, 5, 2]);
 }
 
+#[test]
+fn packed_rows_hold_sequences_side_by_side_and_learn_nothing_across_their_borders() {
+    let [a, b, c] = [row(&[1, 2], &[1]), row(&[3, 4, 5], &[1, 2]), row(&[6, 7, 8, 9], &[3])];
+    let batch = HostBatch::new(&[vec![&a, &b], vec![&c]], 0).to_device(&Device::default());
+    let values = |data: burn::tensor::TensorData| data.iter::<i64>().collect::<Vec<_>>();
+    assert_eq!(values(batch.ids.to_data()), [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]);
+    assert_eq!(values(batch.positions.to_data()), [0, 2, 3, 7]);
+    assert_eq!(values(batch.targets.to_data()), [2, 4, 5, 9]);
+    assert_eq!((batch.tokens, batch.rows), (9, 2));
+    assert_eq!(batch.packed.unwrap().starts(), [0, 0, 2, 2, 2, 0, 0, 0, 0, 4]);
+    assert!(HostBatch::new(&[[&a], [&b]], 0).to_device(&Device::default()).packed.is_none());
+}
+
 // ---- order
 
 #[test]
@@ -556,6 +658,35 @@ fn the_order_depends_on_seed_and_epoch_alone() {
 #[test]
 fn the_order_never_changes_between_versions() {
     assert_eq!(Sampler::new(8, 1, 42).unwrap().order(3), [3, 6, 5, 4, 0, 7, 1, 2]);
+}
+
+#[test]
+fn grouped_batches_hold_examples_of_similar_length_and_the_longest_come_first() {
+    let lengths: Vec<u32> = (0..1003).map(|i| i * 37 % 500).collect();
+    let sampler = Sampler::grouped(&lengths, 10, 3).unwrap();
+    let batches: Vec<_> = sampler.epoch(0).collect();
+    assert_eq!((batches.len(), batches.last().unwrap().len()), (101, 3));
+    let mut all = batches.concat();
+    all.sort_unstable();
+    assert_eq!(all, (0..1003).collect::<Vec<_>>());
+    let spread = |batch: &Vec<usize>| {
+        let lengths = batch.iter().map(|i| lengths[*i]);
+        lengths.clone().max().unwrap() - lengths.min().unwrap()
+    };
+    assert!(batches[..100].iter().map(spread).sum::<u32>() / 100 < 50, "500 in a batch of any");
+    assert!(batches[0].iter().any(|i| lengths[*i] == 499));
+    assert!(batches[1..100].windows(2).any(|pair| lengths[pair[0][0]] < lengths[pair[1][0]]), "batches are not sorted");
+    assert_eq!(sampler.order(4), Sampler::grouped(&lengths, 10, 3).unwrap().order(4));
+    assert_ne!(sampler.order(4), sampler.order(5));
+}
+
+#[test]
+fn few_examples_can_be_grouped_too() {
+    for len in [1, 3, 8, 9] {
+        let mut order = Sampler::grouped(&vec![2; len], 8, 0).unwrap().order(0);
+        order.sort_unstable();
+        assert_eq!(order, (0..len).collect::<Vec<_>>());
+    }
 }
 
 #[test]

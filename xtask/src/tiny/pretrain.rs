@@ -8,7 +8,7 @@ use clap::Args;
 use peft_core::files::write_atomic;
 use peft_models::{CausalLm, DecoderConfig, write_weights};
 use peft_train::data::{Content, EncodeConfig, Encoded, Encoder, Example, TextTokenizer};
-use peft_train::{OptimizerConfig, Progress, SchedulerType, TrainConfig, Trainer, evaluate};
+use peft_train::{LanguageModelling, OptimizerConfig, Progress, SchedulerType, TrainConfig, Trainer, evaluate};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
@@ -58,7 +58,8 @@ impl PretrainTiny {
         let model = CausalLm::init(config, &Device::flex().autodiff(), self.seed);
         let scratch = workspace_root().join("target/pretrain-tiny");
         create_dir(&scratch)?;
-        let trainer = Trainer::new(self.train_config(), examples, scratch, tokenizer.pad_id()).on_step(print_progress);
+        let trainer =
+            Trainer::new(self.train_config(), LanguageModelling::new(examples, tokenizer.pad_id()), scratch).on_step(print_progress);
         let trained = trainer.run(model)?;
         let bytes = write_weights(&trained.model, &out, |_| DType::F16, u64::MAX)?;
         eprintln!("{} bytes of weights after {:.0} s of training", bytes, trained.report.seconds);

@@ -6,7 +6,7 @@ use clap::Args;
 use peft_benches::token_ids;
 use peft_core::{Context, Error, Result, adapt};
 use peft_train::data::{Encoded, Sampler};
-use peft_train::{OptimizerConfig, SchedulerType, TrainConfig, Trainer};
+use peft_train::{LanguageModelling, OptimizerConfig, SchedulerType, TrainConfig, Trainer};
 use std::sync::mpsc;
 use std::time::Instant;
 
@@ -44,7 +44,7 @@ impl Train {
         let examples = examples(batch, seq, warmup + steps, model.config().vocab_size, config.seed)?;
         let scratch = tempfile::tempdir().map_err(|e| Error::io("a temporary directory", e))?;
         let (sender, taken) = mpsc::channel();
-        let trainer = Trainer::new(config, examples, scratch.path(), 0).on_step(move |progress| {
+        let trainer = Trainer::new(config, LanguageModelling::new(examples, 0), scratch.path()).on_step(move |progress| {
             // The receiver lives until the end of the run.
             let _ = sender.send((Instant::now(), now(), progress.loss));
         });

@@ -23,7 +23,10 @@ pub fn attempt<T>(work: impl FnOnce() -> peft_core::Result<T>) -> Result<T, Stri
     first().take();
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(|error| first().take().unwrap_or_else(|| shortened(&error.to_string()))),
-        Err(_) => Err(first().take().unwrap_or_else(|| "a panic".into())),
+        Err(payload) => Err(first().take().unwrap_or_else(|| {
+            let text = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
+            shortened(text.unwrap_or("a panic without a message"))
+        })),
     }
 }
 

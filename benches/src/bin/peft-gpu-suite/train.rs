@@ -8,7 +8,7 @@ use peft_benches::token_ids;
 use peft_core::{Context, Error, Result, adapt};
 use peft_models::CausalLm;
 use peft_train::data::Encoded;
-use peft_train::{OptimizerConfig, SchedulerType, TrainConfig, Trainer};
+use peft_train::{LanguageModelling, OptimizerConfig, SchedulerType, TrainConfig, Trainer};
 use serde_json::{Value, json};
 use std::sync::mpsc;
 use std::time::Instant;
@@ -36,19 +36,20 @@ pub fn run(suite: &Suite, shape: Shape) -> Result<Value> {
     let scratch = tempfile::tempdir().map_err(|e| Error::io("a temporary directory", e))?;
     let (sender, taken) = mpsc::channel();
     let (synced, looking) = (device.clone(), watch.clone());
-    let trainer = Trainer::new(config, examples(batch * (warmup + steps), seq, vocab_size), scratch.path(), 0).on_step(move |progress| {
-        let done = synced.sync().map(|()| (Instant::now(), progress.loss)).map_err(|e| Error::Device(e.to_string()));
-        looking.look();
-        eprintln!(
-            "   step {} of {}: loss {:.4}, {:.1} s",
-            progress.step,
-            progress.total_steps,
-            progress.loss,
-            start.elapsed().as_secs_f64()
-        );
-        // The receiver lives until the end of the run.
-        let _ = sender.send(done);
-    });
+    let trainer = Trainer::new(config, LanguageModelling::new(examples(batch * (warmup + steps), seq, vocab_size), 0), scratch.path())
+        .on_step(move |progress| {
+            let done = synced.sync().map(|()| (Instant::now(), progress.loss)).map_err(|e| Error::Device(e.to_string()));
+            looking.look();
+            eprintln!(
+                "   step {} of {}: loss {:.4}, {:.1} s",
+                progress.step,
+                progress.total_steps,
+                progress.loss,
+                start.elapsed().as_secs_f64()
+            );
+            // The receiver lives until the end of the run.
+            let _ = sender.send(done);
+        });
     trainer.run(model)?;
     let taken = taken.try_iter().collect::<Result<Vec<_>>>()?;
     let times: Vec<f64> = taken[warmup - 1..].windows(2).map(|pair| (pair[1].0 - pair[0].0).as_secs_f64()).collect();

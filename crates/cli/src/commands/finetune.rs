@@ -1,5 +1,7 @@
 //! `peft finetune`.
 
+use crate::data::{Data, Padding};
+use crate::interrupt::Interrupt;
 use crate::loading::{ADAPTER, Text};
 use crate::output;
 use crate::run::{MethodName, Run};
@@ -8,13 +10,15 @@ use burn::tensor::DType;
 use clap::Args;
 use indicatif::ProgressBar;
 use peft_adapters::PeftConfig;
-use peft_core::files::{read_text, write_atomic};
-use peft_core::{Context, Error, Result, Summary, adapt, device, save_adapter};
+use peft_core::files::{INDEX_FILE, read_text, write_atomic};
+use peft_core::{Context, Error, Result, Summary, adapt, save_adapter};
 use peft_models::CausalLm;
-use peft_train::data::{EncodeConfig, EncodeStats, Encoded, Encoder, read_examples};
-use peft_train::{Progress, Report, Trainer};
+use peft_train::data::EncodeStats;
+use peft_train::{CheckpointDir, LanguageModelling, Progress, Report, Trainer};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// Fine-tune a model on a JSONL file.
 #[derive(Args)]
@@ -50,6 +54,9 @@ pub struct Outcome {
     /// All parameters, adapters included.
     pub total_params: usize,
     examples: EncodeStats,
+    /// Examples that were evaluated on.
+    eval_examples: usize,
+    padding: Padding,
     adapter_dir: PathBuf,
 }
 
@@ -60,9 +67,15 @@ impl Finetune {
             None => self.run,
         };
         let run = run.effective();
-        let outcome = finetune(&run, &self.out, self.overwrite, self.resume)?;
+        let interrupt = Interrupt::listen()?;
+        let outcome = finetune(&run, &self.out, self.overwrite, self.resume, interrupt.stop.clone())?;
         let Outcome { report, adapter_dir, .. } = &outcome;
-        let eval = report.eval_loss.map(|loss| format!(", evaluation loss {loss:.4}")).unwrap_or_default();
+        if let Some(checkpoint) = &report.interrupted {
+            let text = format!("stopped after step {}; --resume continues from {}", report.steps, checkpoint.display());
+            output::print(json, &outcome, text)?;
+            interrupt.exit();
+        }
+        let eval = report.evaluation.as_ref().map(|e| format!(", evaluation loss {:.4}", e.eval_loss)).unwrap_or_default();
         let text = format!(
             "{} steps in {:.1} s ({:.0} tokens/s): loss {:.4} -> {:.4}{eval}\nsaved to {}",
             report.steps,
@@ -80,9 +93,9 @@ impl Finetune {
 const RUN_FILE: &str = "run.yaml";
 
 /// Fine-tune as `run` says and save into `out`.
-pub fn finetune(run: &Run, out: &Path, overwrite: bool, resume: bool) -> Result<Outcome> {
+pub fn finetune(run: &Run, out: &Path, overwrite: bool, resume: bool, stop: Arc<AtomicBool>) -> Result<Outcome> {
     let model_dir = run.required("model", &run.model)?;
-    let data = run.required("data", &run.data)?;
+    run.required("data", &run.data)?;
     let method = run.method();
     let config = run.peft_config()?;
     let train_config = run.train_config();
@@ -92,33 +105,44 @@ pub fn finetune(run: &Run, out: &Path, overwrite: bool, resume: bool) -> Result<
     }
     prepare(out, overwrite, resume)?;
     if resume {
+        check_unfinished(out)?;
         check_continues(run, &out.join(RUN_FILE))?;
     }
     let text = Text::load(model_dir)?;
-    let (train, stats) = encoded(&text, run, data)?;
-    let eval = run.eval.as_deref().map(|file| encoded(&text, run, file)).transpose()?.map_or(Vec::new(), |(rows, _)| rows);
-    report_cuts(&stats);
+    let Data { train, eval, stats } = Data::read(&text, run)?;
+    let padding = Padding::of(&train_config, &train)?;
+    eprintln!("{stats}\n{padding}");
+    let eval_examples = eval.len();
 
-    let device = device::parse(run.device.as_deref().unwrap_or("cpu"))?.autodiff();
+    let devices = run.devices()?;
+    let device = devices[0].clone();
     device.seed(run.seed.unwrap_or(0));
     let dtype = run.dtype.unwrap_or_default().dtype();
     let dtype = if method == MethodName::Full { DType::F32 } else { dtype };
-    let model = CausalLm::load(model_dir, &device, Some(dtype))?;
+    let model = CausalLm::load(model_dir, &device, Some(dtype))?.gradient_checkpointing(run.gradient_checkpointing.unwrap_or(false));
     let (model, summary) = prepared(model, config.as_ref(), run.seed.unwrap_or(0))?;
     eprintln!("{summary}");
 
     std::fs::create_dir_all(out).map_err(|e| Error::io(out, e))?;
     write_atomic(&out.join(RUN_FILE), run.to_yaml()?.as_bytes())?;
     let bar = output::bar(0, "training");
-    let trainer = Trainer::new(train_config, train, out, text.tokenizer.pad_id()).eval(eval).resume(resume).on_step(show(bar.clone()));
+    let trainer = Trainer::new(train_config, LanguageModelling::new(train, text.tokenizer.pad_id()).eval(eval), out)
+        .devices(devices)
+        .resume(resume)
+        .stop(stop)
+        .on_step(show(bar.clone()));
     let trained = trainer.run(model)?;
     bar.finish_and_clear();
-    save(&trained.model, config.as_ref(), model_dir, out)?;
+    if trained.report.interrupted.is_none() {
+        save(&trained.model, config.as_ref(), model_dir, out)?;
+    }
     Ok(Outcome {
         report: trained.report,
         trainable_params: summary.trainable,
         total_params: summary.total,
         examples: stats,
+        eval_examples,
+        padding,
         adapter_dir: out.into(),
     })
 }
@@ -136,32 +160,25 @@ fn prepare(out: &Path, overwrite: bool, resume: bool) -> Result<()> {
     Ok(())
 }
 
+/// Refuse to continue a run that is over: it has its adapter or weights, and no checkpoint.
+fn check_unfinished(out: &Path) -> Result<()> {
+    let results = ["adapter_model.safetensors", "model.safetensors", INDEX_FILE];
+    let finished = results.iter().any(|name| out.join(name).exists()) && CheckpointDir::new(out.join("checkpoints")).latest().is_none();
+    match finished {
+        true => Err(Error::file(out, "this run is over, so that there is nothing to resume; --overwrite trains anew")),
+        false => Ok(()),
+    }
+}
+
 /// Refuse to continue a run with settings that would have made another one; what only says where to compute or how often to look may change.
 fn check_continues(run: &Run, file: &Path) -> Result<()> {
     if !file.exists() {
         return Ok(());
     }
-    let settings = |run: Run| Run { eval: None, eval_steps: None, save_steps: None, device: None, ..run }.to_yaml();
+    let settings = |run: Run| Run { eval: None, eval_steps: None, save_steps: None, save_total_limit: None, device: None, ..run }.to_yaml();
     match settings(Run::read(file)?)? == settings(run.clone())? {
         true => Ok(()),
         false => Err(Error::file(file, "--resume needs the settings of the run that it continues, which this file holds")),
-    }
-}
-
-fn encoded(text: &Text, run: &Run, file: &Path) -> Result<(Vec<Encoded>, EncodeStats)> {
-    let config = EncodeConfig { max_length: run.max_length.unwrap_or(512), train_on_prompt: run.train_on_prompt.unwrap_or(false) };
-    let examples = read_examples(file)?;
-    let mut encoder = Encoder::new(&text.tokenizer, text.template.as_ref(), config)?;
-    let rows = encoder.encode_all(&examples)?;
-    Ok((rows, encoder.stats()))
-}
-
-fn report_cuts(stats: &EncodeStats) {
-    if stats.truncated + stats.skipped > 0 {
-        eprintln!(
-            "{} examples are longer than max_length and lost their end; {} had nothing left to learn and were skipped",
-            stats.truncated, stats.skipped
-        );
     }
 }
 
@@ -181,7 +198,7 @@ fn prepared(model: CausalLm, config: Option<&PeftConfig>, seed: u64) -> Result<(
 fn show(bar: ProgressBar) -> impl FnMut(&Progress) + Send {
     let interactive = output::is_interactive();
     move |progress| {
-        let eval = progress.eval_loss.map(|loss| format!(", evaluation {loss:.4}")).unwrap_or_default();
+        let eval = progress.evaluation.as_ref().map(|e| format!(", evaluation {:.4}", e.eval_loss)).unwrap_or_default();
         let text = format!("loss {:.4}{eval}, {:.0} tokens/s", progress.loss, progress.tokens_per_second);
         if interactive {
             bar.set_length(progress.total_steps as u64);

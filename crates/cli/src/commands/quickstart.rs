@@ -72,7 +72,7 @@ impl Quickstart {
             batch_size: Some(16),
             ..Run::default()
         };
-        let trained = finetune(&run.effective(), &adapter, false, false)?;
+        let trained = finetune(&run.effective(), &adapter, false, false, Default::default())?;
         let after = accuracy(&model, Some(&adapter), &eval)?;
         let outcome = Outcome {
             accuracy_before: before,

@@ -8,7 +8,7 @@ use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, Int, Tensor};
 use peft_core::files::Checkpoint;
-use peft_core::{LanguageModel, Lookup, Project, Result, Slot};
+use peft_core::{LanguageModel, Lookup, Packed, Project, Result, Slot};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -65,6 +65,12 @@ impl CausalLm {
         self.model.config()
     }
 
+    /// Whether the backward pass computes each block again instead of keeping what it computed (gradient checkpointing).
+    pub fn gradient_checkpointing(mut self, recompute: bool) -> Self {
+        self.model.recompute = recompute;
+        self
+    }
+
     /// Logits `[b, s, vocab]` of right-padded `ids: [b, s]`.
     pub fn logits(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         let hidden = self.hidden(ids);
@@ -84,6 +90,10 @@ impl LanguageModel for CausalLm {
 
     fn hidden(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         self.model.forward(ids, None)
+    }
+
+    fn hidden_packed(&self, ids: Tensor<2, Int>, packed: &Packed) -> Tensor<3> {
+        self.model.packed(ids, packed)
     }
 
     fn head(&self, hidden: Tensor<2>) -> Tensor<2> {

@@ -1,8 +1,8 @@
 //! Rotary positions at run time.
 
 use super::rope::Rope;
-use burn::tensor::{Device, Tensor, TensorData};
-use peft_core::ops;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use peft_core::{Packed, ops};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Turns pairs of a head's channels by angles proportional to the position.
@@ -16,7 +16,7 @@ pub(super) struct Rotary {
     table: Arc<Mutex<Option<Rotation>>>,
 }
 
-/// Cosines and sines of the angles of consecutive positions, `[s, hd/2]` each.
+/// Cosines and sines of the angles of consecutive positions, `[s, hd/2]` each, or `[b · s, hd/2]` where rows differ.
 #[derive(Clone, Debug)]
 pub(super) struct Rotation {
     cos: Tensor<2>,
@@ -30,12 +30,26 @@ impl Rotary {
 
     /// The rotation of positions `start..end`.
     pub fn positions(&self, start: usize, end: usize, device: &Device) -> Rotation {
+        self.up_to(end, device).map(|table| table.slice_dim(0, start..end))
+    }
+
+    /// The rotation of `[batch, seq]` tokens whose positions count from the start of their sequence.
+    pub fn packed(&self, packed: &Packed, seq: usize, device: &Device) -> Rotation {
+        let starts = packed.starts().iter().enumerate();
+        let positions: Vec<i32> = starts.map(|(index, start)| (index % seq) as i32 - *start as i32).collect();
+        let end = positions.iter().max().map_or(0, |last| *last as usize + 1);
+        let positions = Tensor::<1, Int>::from_data(TensorData::from(positions.as_slice()), &device.clone().without_autodiff());
+        self.up_to(end, device).map(|table| table.select(0, positions.clone()))
+    }
+
+    /// The rotation of all positions below `end`, and of some more.
+    fn up_to(&self, end: usize, device: &Device) -> Rotation {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let table = match table.take() {
             Some(grown) if grown.reaches(end, device) => table.insert(grown),
             _ => table.insert(self.rotation(end.next_power_of_two(), device)),
         };
-        table.slice(start, end)
+        table.clone()
     }
 
     fn rotation(&self, positions: usize, device: &Device) -> Rotation {
@@ -55,9 +69,8 @@ impl Rotation {
         self.cos.dims()[0] >= end && self.cos.device() == *device
     }
 
-    fn slice(&self, start: usize, end: usize) -> Self {
-        let slice = |table: &Tensor<2>| table.clone().slice_dim(0, start..end);
-        Self { cos: slice(&self.cos), sin: slice(&self.sin) }
+    fn map(self, part: impl Fn(Tensor<2>) -> Tensor<2>) -> Self {
+        Self { cos: part(self.cos), sin: part(self.sin) }
     }
 
     /// Turn the channels of `x: [b, s, heads, hd]`.

@@ -1,6 +1,7 @@
 //! Which keys the tokens of one call may see.
 
 use super::config::DecoderConfig;
+use peft_core::Packed;
 use peft_core::ops::Visible;
 
 /// What a layer attends to: the keys from `start` on, as far as they are visible.
@@ -25,12 +26,18 @@ pub(super) struct Spans {
 impl Spans {
     /// `padding[i]` positions at the beginning of row `i` are seen by none of its later ones; an empty slice means no padding.
     pub fn new(config: &DecoderConfig, from: usize, to: usize, padding: &[usize]) -> Self {
+        Self::of_layers(config, |window| Span::new(from, to, window, padding))
+    }
+
+    /// Every token sees its own sequence alone, in rows of `seq` tokens.
+    pub fn packed(config: &DecoderConfig, packed: &Packed, seq: usize) -> Self {
+        Self::of_layers(config, |window| Span::packed(packed, seq, window))
+    }
+
+    fn of_layers(config: &DecoderConfig, span: impl Fn(usize) -> Span) -> Self {
         let any = |windowed: bool| config.windowed.contains(&windowed);
         let windowed = config.sliding_window.filter(|_| any(true));
-        Self {
-            full: any(false).then(|| Span::new(from, to, usize::MAX, padding)),
-            windowed: windowed.map(|window| Span::new(from, to, window, padding)),
-        }
+        Self { full: any(false).then(|| span(usize::MAX)), windowed: windowed.map(span) }
     }
 
     pub fn of(&self, windowed: bool) -> &Span {
@@ -48,5 +55,11 @@ impl Span {
         let seen_by = |padding: usize| (from..to).map(move |query| (first(query).max(padding).min(query) - start) as u32);
         let starts = rows.iter().flat_map(|padding| seen_by(*padding)).collect();
         Self { start, visible: Visible::new(starts, to - from, from - start) }
+    }
+
+    fn packed(packed: &Packed, seq: usize, window: usize) -> Self {
+        let seen = |(index, start): (usize, &u32)| (*start).max((index % seq + 1).saturating_sub(window) as u32);
+        let starts = packed.starts().iter().enumerate().map(seen).collect();
+        Self { start: 0, visible: Visible::new(starts, seq, 0) }
     }
 }

@@ -5,12 +5,12 @@ use super::block::DecoderLayer;
 use super::cache::KvCache;
 use super::config::DecoderConfig;
 use super::norm::RmsNorm;
-use super::rotary::Rotary;
+use super::rotary::{Rotary, Rotation};
 use super::span::Spans;
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig};
 use burn::tensor::{Device, Int, Tensor};
-use peft_core::{Lookup, Port};
+use peft_core::{Lookup, Packed, Port, ops};
 use std::sync::Arc;
 
 /// A decoder without its head.
@@ -28,6 +28,8 @@ pub struct Decoder {
     rotary: Rotary,
     #[module(skip)]
     config: Arc<DecoderConfig>,
+    /// Whether blocks are computed again in the backward pass.
+    pub(super) recompute: bool,
 }
 
 impl Decoder {
@@ -40,6 +42,7 @@ impl Decoder {
             norm: RmsNorm::new(config.hidden_size, config.rms_norm_eps, device),
             rotary: Rotary::new(&config.rope, config.head_dim),
             config: config.clone(),
+            recompute: false,
         }
     }
 
@@ -48,7 +51,7 @@ impl Decoder {
     }
 
     /// Final hidden states `[b, s, d]` of `ids: [b, s]`, after the tokens in `cache` if there is one.
-    pub(super) fn forward(&self, ids: Tensor<2, Int>, mut cache: Option<&mut KvCache>) -> Tensor<3> {
+    pub(super) fn forward(&self, ids: Tensor<2, Int>, cache: Option<&mut KvCache>) -> Tensor<3> {
         let tokens = ids.dims()[1];
         let len = cache.as_ref().map_or(0, |cache| cache.len());
         let end = len + tokens;
@@ -57,13 +60,35 @@ impl Decoder {
         let device = x.device();
         let rotation = self.rotary.positions(len, end, &device);
         let spans = Spans::new(&self.config, len, end, cache.as_ref().map_or(&[], |cache| cache.padding()));
+        let Some(cache) = cache else {
+            return self.norm.forward(self.blocks(x, &rotation, &spans));
+        };
         for (index, layer) in self.layers.iter().enumerate() {
-            let past = cache.as_mut().map(|cache| Past { cache: &mut cache.layers[index], len, room });
+            let past = Some(Past { cache: &mut cache.layers[index], len, room });
             x = layer.forward(x, Place { rotation: &rotation, span: spans.of(layer.windowed), past });
         }
-        if let Some(cache) = cache {
-            cache.advance(tokens);
-        }
+        cache.advance(tokens);
         self.norm.forward(x)
+    }
+
+    /// Final hidden states `[b, s, d]` of `ids: [b, s]` whose rows hold several sequences.
+    pub(super) fn packed(&self, ids: Tensor<2, Int>, packed: &Packed) -> Tensor<3> {
+        let seq = ids.dims()[1];
+        let x = self.embed_output.apply(self.embed_tokens.lookup(ids));
+        let rotation = self.rotary.packed(packed, seq, &x.device());
+        let spans = Spans::packed(&self.config, packed, seq);
+        self.norm.forward(self.blocks(x, &rotation, &spans))
+    }
+
+    /// All blocks, without a cache.
+    fn blocks(&self, x: Tensor<3>, rotation: &Rotation, spans: &Spans) -> Tensor<3> {
+        self.layers.iter().fold(x, |x, layer| {
+            let span = spans.of(layer.windowed);
+            if !self.recompute {
+                return layer.forward(x, Place { rotation, span, past: None });
+            }
+            let (rotation, span) = (rotation.clone(), span.clone());
+            ops::recomputed(layer, x, move |layer, x| layer.forward(x, Place { rotation: &rotation, span: &span, past: None }))
+        })
     }
 }

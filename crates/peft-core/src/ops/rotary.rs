@@ -5,7 +5,8 @@ use burn::tensor::Tensor;
 
 /// Turn the channel pairs `(i, i + hd/2)` of `x: [b, s, heads, hd]` by the angle of their position (Su et al., 2021).
 ///
-/// `cos, sin: [s, hd/2]` are the cosines and sines of the angles, constants without autodiff. Keeps nothing but them.
+/// `cos, sin: [s, hd/2]` are the cosines and sines of the angles, constants without autodiff; `[b · s, hd/2]` where the positions of rows
+/// differ. Keeps nothing but them.
 pub fn rotate(x: Tensor<4>, cos: &Tensor<2>, sin: &Tensor<2>) -> Tensor<4> {
     let y = turn(x.clone().inner(), cos, sin, false);
     let (cos, sin) = (cos.clone(), sin.clone());
@@ -27,8 +28,9 @@ fn turn(x: Tensor<4>, cos: &Tensor<2>, sin: &Tensor<2>, back: bool) -> Tensor<4>
 }
 
 fn composed(x: Tensor<4>, cos: &Tensor<2>, sin: Tensor<2>) -> Tensor<4> {
-    let half = x.dims()[3] / 2;
-    let along = |table: Tensor<2>| table.reshape([1, -1, 1, half as i32]);
+    let [_, s, _, hd] = x.dims();
+    let half = hd / 2;
+    let along = |table: Tensor<2>| table.reshape([-1, s as i32, 1, half as i32]);
     let (cos, sin) = (along(cos.clone()), along(sin));
     let [a, b] = [0..half, half..2 * half].map(|channels| x.clone().slice_dim(3, channels));
     let first = a.clone() * cos.clone() - b.clone() * sin.clone();
@@ -42,9 +44,21 @@ mod tests {
 
     #[test]
     fn it_is_the_composed_form() {
-        let x = random([2, 5, 3, 8]);
-        let angles = random([5, 4]).inner();
-        let (cos, sin) = (angles.clone().cos(), angles.sin());
-        same(rotate(x.clone(), &cos, &sin), composed(x.clone(), &cos, sin), &[&gradient(&x)]);
+        for positions in [5, 2 * 5] {
+            let x = random([2, 5, 3, 8]);
+            let angles = random([positions, 4]).inner();
+            let (cos, sin) = (angles.clone().cos(), angles.sin());
+            same(rotate(x.clone(), &cos, &sin), composed(x.clone(), &cos, sin), &[&gradient(&x)]);
+        }
+    }
+
+    #[test]
+    fn rows_turn_by_their_own_positions() {
+        let x = random([2, 3, 1, 4]).inner();
+        let angles = random([6, 2]).inner();
+        let both = rotate(x.clone(), &angles.clone().cos(), &angles.clone().sin());
+        let second = angles.slice_dim(0, 3..6);
+        let alone = rotate(x.slice_dim(0, 1..2), &second.clone().cos(), &second.sin());
+        assert_eq!(both.slice_dim(0, 1..2).into_data(), alone.into_data());
     }
 }

@@ -3,6 +3,8 @@
 use peft_core::{Error, Result, seed};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
+use std::cmp::Reverse;
+use std::sync::Arc;
 
 /// A place in training: the epoch and the batch within it, both from 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -19,6 +21,8 @@ pub struct Sampler {
     len: usize,
     batch_size: usize,
     seed: Option<u64>,
+    /// Examples of similar length go together.
+    lengths: Option<Arc<[u32]>>,
 }
 
 impl Sampler {
@@ -26,12 +30,24 @@ impl Sampler {
     ///
     /// Fails if there are no examples or the batch size is 0.
     pub fn new(len: usize, batch_size: usize, seed: u64) -> Result<Self> {
-        Self::checked(Self { len, batch_size, seed: Some(seed) })
+        Self::checked(Self { len, batch_size, seed: Some(seed), lengths: None })
     }
 
     /// As [`new`](Self::new), in the order of the file: for evaluation.
     pub fn sequential(len: usize, batch_size: usize) -> Result<Self> {
-        Self::checked(Self { len, batch_size, seed: None })
+        Self::checked(Self { len, batch_size, seed: None, lengths: None })
+    }
+
+    /// As [`new`](Self::new), with examples of similar length in a batch, so that little of it is padding.
+    ///
+    /// The shuffled examples are cut into pieces of up to 50 batches (fewer where that would leave less than four pieces), each piece is
+    /// sorted by length and cut into batches, and the batches are shuffled. The batch with the longest example comes first, so that
+    /// memory which does not suffice shows at once.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn grouped(lengths: &[u32], batch_size: usize, seed: u64) -> Result<Self> {
+        Self::checked(Self { len: lengths.len(), batch_size, seed: Some(seed), lengths: Some(lengths.into()) })
     }
 
     fn checked(self) -> Result<Self> {
@@ -54,11 +70,30 @@ impl Sampler {
         let mut order: Vec<usize> = (0..self.len).collect();
         if let Some(seed) = self.seed {
             let mut rng = seed::rng(seed, &format!("epoch.{epoch}"));
-            for i in (1..self.len).rev() {
-                order.swap(i, below(&mut rng, i + 1));
+            shuffle(&mut order, &mut rng);
+            if let Some(lengths) = &self.lengths {
+                order = self.group(order, lengths, &mut rng);
             }
         }
         order
+    }
+
+    fn group(&self, mut order: Vec<usize>, lengths: &[u32], rng: &mut impl Rng) -> Vec<usize> {
+        let piece = (self.len / (4 * self.batch_size)).clamp(1, 50) * self.batch_size;
+        for piece in order.chunks_mut(piece) {
+            piece.sort_by_key(|example| Reverse(lengths[*example]));
+        }
+        // The last batch may be smaller and stays last, where steps look for it.
+        let batches = order.chunks_exact(self.batch_size);
+        let smaller = batches.remainder();
+        let mut batches: Vec<&[usize]> = batches.collect();
+        shuffle(&mut batches, rng);
+        let longest = |batch: &[usize]| batch.iter().map(|example| lengths[*example]).max();
+        if let Some(first) = (0..batches.len()).max_by_key(|batch| longest(batches[*batch])) {
+            batches.swap(0, first);
+        }
+        batches.push(smaller);
+        batches.concat()
     }
 
     /// Batches without end from `position` on, to start or to resume.
@@ -104,6 +139,13 @@ impl Iterator for Steps<'_> {
         let last = self.order.len().min(first + self.sampler.batch_size);
         self.position.batch += 1;
         Some((here, self.order[first..last].to_vec()))
+    }
+}
+
+/// Put the items into an order that the generator determines, each equally likely.
+pub(super) fn shuffle<T>(items: &mut [T], rng: &mut impl Rng) {
+    for i in (1..items.len()).rev() {
+        items.swap(i, below(rng, i + 1));
     }
 }
 

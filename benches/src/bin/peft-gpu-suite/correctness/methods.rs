@@ -14,7 +14,7 @@ use peft_core::{Error, LanguageModel, Names, Result, Targets, merge, ops, seed, 
 use peft_models::{CausalLm, DecoderConfig, write_weights};
 use peft_train::data::Encoded;
 use peft_train::generate::{GenerateConfig, generate_batch};
-use peft_train::{OptimizerConfig, TrainConfig, Trainer};
+use peft_train::{LanguageModelling, OptimizerConfig, TrainConfig, Trainer};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::mpsc;
@@ -169,7 +169,7 @@ fn text(model: &CausalLm) -> Result<Vec<Output>> {
 fn losses(model: CausalLm) -> Result<Vec<Output>> {
     let labels_mask: Vec<bool> = (0..BATCH[1]).map(|i| i > 0).collect();
     let ids = token_ids(BATCH[1] * 8, VOCABULARY);
-    let examples = ids.chunks(BATCH[1]).map(|ids| Encoded { ids: ids.to_vec(), labels_mask: labels_mask.clone() }).collect();
+    let examples: Vec<_> = ids.chunks(BATCH[1]).map(|ids| Encoded { ids: ids.to_vec(), labels_mask: labels_mask.clone() }).collect();
     let config = TrainConfig {
         batch_size: BATCH[0],
         optimizer: OptimizerConfig { lr: 5e-3, ..OptimizerConfig::default() },
@@ -177,7 +177,7 @@ fn losses(model: CausalLm) -> Result<Vec<Output>> {
     };
     let scratch = tempfile::tempdir().map_err(|e| Error::io("a temporary directory", e))?;
     let (sender, taken) = mpsc::channel();
-    let trainer = Trainer::new(config, examples, scratch.path(), 0).on_step(move |progress| {
+    let trainer = Trainer::new(config, LanguageModelling::new(examples, 0), scratch.path()).on_step(move |progress| {
         // The receiver lives until the end of the run.
         let _ = sender.send(progress.loss as f32);
     });
