@@ -31,26 +31,31 @@ impl<'a> Heads<'a> {
     }
 }
 
-/// Which keys a query sees: a range that ends with the query's own position.
+/// Which keys a query sees: a range of consecutive ones.
 #[derive(Clone, Copy, Debug)]
 pub struct Visible<'a> {
-    /// The first key that each query sees, `[s]`, or `[b, s]` where rows differ.
+    /// The first key of each range.
     pub starts: &'a [u32],
-    /// The key at the position of the first query.
-    pub first: usize,
+    /// The key behind the last of each range.
+    pub ends: &'a [u32],
+    /// The shape of both: `b` rows, or one where all rows see the same; `s` queries, or one where all queries of a row do.
+    pub dims: [usize; 2],
 }
 
 impl Visible<'_> {
-    fn keys(&self, batch: usize, query: usize, queries: usize) -> Range<usize> {
-        let row = if self.starts.len() > queries { batch * queries } else { 0 };
-        self.starts[row + query] as usize..self.first + query + 1
+    fn keys(&self, batch: usize, query: usize) -> Range<usize> {
+        let [rows, queries] = self.dims;
+        let index = (batch % rows) * queries + query % queries;
+        self.starts[index] as usize..self.ends[index] as usize
     }
 
     fn check(&self, q: Heads, k: Heads, v: Heads) {
         let ([b, h, s, hd], [kb, kv, t, _]) = (q.dims, k.dims);
         assert!(k.dims == v.dims && kb == b && k.dims[3] == hd && h.is_multiple_of(kv), "queries {:?}, keys {:?}", q.dims, k.dims);
-        assert!(self.starts.len() == s || self.starts.len() == b * s, "{} starts for {b} rows of {s}", self.starts.len());
-        assert!(s == 0 || self.first + s <= t, "the last query stands at {}, after {t} keys", self.first + s - 1);
+        let [rows, queries] = self.dims;
+        assert!((rows == b || rows == 1) && (queries == s || queries == 1), "ranges {rows} x {queries} for {b} rows of {s}");
+        assert!(self.starts.len() == rows * queries && self.ends.len() == rows * queries, "a start and an end for each range");
+        assert!(self.ends.iter().all(|end| *end as usize <= t), "a query would see keys after all {t}");
     }
 }
 
@@ -84,7 +89,7 @@ pub fn attention(out: &mut [f32], q: Heads, k: Heads, v: Heads, visible: Visible
     let run = |(batch, first, head, out): (usize, usize, usize, MatrixMut)| {
         let [k, v] = [k, v].map(|keys| keys.matrix(batch, head / group));
         let q = q.matrix(batch, head).rows(first..first + out.dims()[0]);
-        let keys = |query: usize| visible.keys(batch, first + query, s);
+        let keys = |query: usize| visible.keys(batch, first + query);
         if q.dims()[0] == 1 { one_query(out, q, k, v, keys(0), scale) } else { block(out, q, k, v, keys, scale) }
     };
     // A single token's scores are few; other threads would come too late.
@@ -213,7 +218,7 @@ pub fn attention_backward(grads: [&mut [f32]; 3], dy: Heads, [q, k, v]: [Heads; 
                 let rows = first..(first + BLOCK).min(s);
                 let (now, later) = dq.split_rows(rows.len());
                 dq = later;
-                let keys = |query: usize| visible.keys(batch, first + query, s);
+                let keys = |query: usize| visible.keys(batch, first + query);
                 let grads = [now, dk.reborrow(), dv.reborrow()];
                 block_backward(grads, dy.rows(rows.clone()), [q.rows(rows), k, v], keys, scale);
             }
@@ -248,8 +253,10 @@ mod tests {
             let heads = |positions| Heads::new(&values, [1, 1, positions, 4], [8, 8, 4]);
             // The first query would see keys from the one after its own on.
             let starts: Vec<u32> = (0..queries as u32).map(|query| u32::from(query == 0)).collect();
+            let ends: Vec<u32> = (1..=queries as u32).collect();
+            let visible = Visible { starts: &starts, ends: &ends, dims: [1, queries] };
             let mut out = vec![f32::NAN; 4 * queries];
-            attention(&mut out, heads(queries), heads(2), heads(2), Visible { starts: &starts, first: 0 }, 1.0);
+            attention(&mut out, heads(queries), heads(2), heads(2), visible, 1.0);
             assert_eq!(out[..4], [0.0; 4]);
             assert!(out[4..].iter().all(|value| *value > 0.0));
         }

@@ -17,11 +17,14 @@
 //! # }
 //! ```
 
+mod bounds;
 pub mod decoder;
+pub mod encoder;
 mod load;
 mod save;
 
 pub use decoder::{CausalLm, DecoderConfig, KvCache};
+pub use encoder::{Encoder, EncoderConfig, SequenceClassifier, TokenClassifier};
 pub use save::write_weights;
 
 /// An architecture that this crate can read.
@@ -36,6 +39,6 @@ pub struct Architecture {
 }
 
 /// The supported architectures.
-pub fn architectures() -> &'static [Architecture] {
-    decoder::ARCHITECTURES
+pub fn architectures() -> impl Iterator<Item = &'static Architecture> {
+    decoder::ARCHITECTURES.iter().chain(encoder::ARCHITECTURES)
 }

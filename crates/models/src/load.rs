@@ -9,34 +9,43 @@ use peft_core::files::{Checkpoint, Dtype};
 use peft_core::{Result, seed};
 use std::collections::HashSet;
 
-/// Fill `module` from `checkpoint`, frozen. `dtype` converts the weights; without it they keep the type of the file.
+/// Where the parameters of a module come from.
+pub(crate) struct Source<'a> {
+    /// Holds them.
+    pub checkpoint: &'a Checkpoint,
+    /// Where they go.
+    pub device: &'a Device,
+    /// Converts the weights; without it they keep the type of the file.
+    pub dtype: Option<DType>,
+    /// The key of the parameter at a path; nothing for a parameter that stays as it is.
+    pub key: &'a dyn Fn(&str) -> Option<String>,
+    /// Whether a tensor that the module does not need is expected.
+    pub ignore: &'a dyn Fn(&str) -> bool,
+}
+
+/// Fill `module` from a checkpoint, frozen.
 ///
 /// # Errors
 /// For a tensor that is missing or has another shape or kind than the module needs. All are checked before the first is read.
 ///
-/// Tensors that the module does not need are reported as a warning, except those that `ignore` names.
-pub(crate) fn load<M: Module>(
-    module: M,
-    checkpoint: &Checkpoint,
-    device: &Device,
-    dtype: Option<DType>,
-    ignore: impl Fn(&str) -> bool,
-) -> Result<M> {
-    let mut check = Check { checkpoint, device, path: Path::default(), keys: HashSet::new(), result: Ok(()) };
+/// Tensors that the module does not need are reported as a warning, except those that are expected.
+pub(crate) fn load<M: Module>(module: M, source: &Source) -> Result<M> {
+    let mut check = Check { source, path: Path::default(), keys: HashSet::new(), result: Ok(()) };
     module.visit(&mut check);
     check.result?;
-    let unused = checkpoint.keys().filter(|key| !check.keys.contains(*key) && !ignore(key));
-    for key in unused {
+    let checkpoint = source.checkpoint;
+    for key in checkpoint.keys().filter(|key| !check.keys.contains(*key) && !(source.ignore)(key)) {
         tracing::warn!("{}: the model has no parameter for tensor `{key}`", checkpoint.path().display());
     }
-    let mut fill = Fill { checkpoint, device, dtype, path: Path::default(), result: Ok(()) };
+    let mut fill = Fill { source, path: Path::default(), result: Ok(()) };
     let module = module.map(&mut fill);
     fill.result.map(|()| module)
 }
 
-/// Fill `module` with normal numbers of deviation `std` that `seed` and each path determine, biases with zeros and scales with ones.
-pub(crate) fn randomize<M: Module>(module: M, std: f64, seed: u64, device: &Device) -> M {
-    module.map(&mut Randomize { std, seed, device, path: Path::default() })
+/// Fill the parameters of `module` whose paths `which` selects with normal numbers of deviation `std` that `seed` and each path
+/// determine, biases with zeros and scales with ones.
+pub(crate) fn randomize<M: Module>(module: M, std: f64, seed: u64, device: &Device, which: impl Fn(&str) -> bool) -> M {
+    module.map(&mut Randomize { std, seed, device, path: Path::default(), which })
 }
 
 /// Fill `module` with frozen numbers of deviation `std` and type `dtype` that the device draws, biases with zeros and scales with ones.
@@ -76,6 +85,11 @@ impl Path {
         self.owners.last().and_then(|o| o.strip_prefix("Struct:")) == Some(owner)
     }
 
+    /// Whether the parameter multiplies what a norm has normalised.
+    fn is_scale(&self) -> bool {
+        self.owned_by("RmsNorm") || self.owned_by("LayerNorm")
+    }
+
     /// Whether checkpoints keep the parameter transposed: PyTorch has `[out, in]` where Burn has `[in, out]`.
     fn is_transposed(&self) -> bool {
         self.owned_by("Linear") && self.name() == "weight"
@@ -92,8 +106,7 @@ impl Path {
 }
 
 struct Check<'a> {
-    checkpoint: &'a Checkpoint,
-    device: &'a Device,
+    source: &'a Source<'a>,
     path: Path,
     keys: HashSet<String>,
     result: Result<()>,
@@ -107,22 +120,21 @@ impl ModuleVisitor for Check<'_> {
         self.path.exit();
     }
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let key = self.path.key();
+        let Source { checkpoint, device, .. } = self.source;
+        let Some(key) = (self.source.key)(&self.path.key()) else { return };
         let shape = self.path.file_shape(param);
         let floats = [Dtype::F64, Dtype::F32, Dtype::F16, Dtype::BF16];
-        let fits = self.checkpoint.info(&key).is_some_and(|info| info.shape == shape && floats.contains(&info.dtype));
+        let fits = checkpoint.info(&key).is_some_and(|info| info.shape == shape && floats.contains(&info.dtype));
         if !fits && self.result.is_ok() {
             // Reading what does not fit fails before anything is read, with the reason.
-            self.result = self.checkpoint.float(&key, shape, None, self.device).map(drop);
+            self.result = checkpoint.float(&key, shape, None, device).map(drop);
         }
         self.keys.insert(key);
     }
 }
 
 struct Fill<'a> {
-    checkpoint: &'a Checkpoint,
-    device: &'a Device,
-    dtype: Option<DType>,
+    source: &'a Source<'a>,
     path: Path,
     result: Result<()>,
 }
@@ -138,10 +150,12 @@ impl ModuleMapper for Fill<'_> {
         if self.result.is_err() {
             return param;
         }
-        let (key, shape) = (self.path.key(), self.path.file_shape(&param));
+        let Source { checkpoint, device, dtype, .. } = self.source;
+        let Some(key) = (self.source.key)(&self.path.key()) else { return param };
+        let shape = self.path.file_shape(&param);
         // Weights live as long as the program: kept apart, they do not fragment the device's memory.
-        let read = |()| self.checkpoint.float(&key, shape, self.dtype, self.device);
-        match self.device.memory_persistent_allocations((), read) {
+        let read = |()| checkpoint.float(&key, shape, *dtype, device);
+        match device.memory_persistent_allocations((), read) {
             // Swapping is a change of strides, not of memory, and matrix products take any strides.
             Ok(tensor) if self.path.is_transposed() => Param::initialized(param.id, tensor.swap_dims(0, D - 1)),
             Ok(tensor) => Param::initialized(param.id, tensor),
@@ -153,14 +167,15 @@ impl ModuleMapper for Fill<'_> {
     }
 }
 
-struct Randomize<'a> {
+struct Randomize<'a, F> {
     std: f64,
     seed: u64,
     device: &'a Device,
     path: Path,
+    which: F,
 }
 
-impl ModuleMapper for Randomize<'_> {
+impl<F: Fn(&str) -> bool> ModuleMapper for Randomize<'_, F> {
     fn enter_module(&mut self, name: &str, owner: &str) {
         self.path.enter(name, owner);
     }
@@ -168,10 +183,13 @@ impl ModuleMapper for Randomize<'_> {
         self.path.exit();
     }
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if !(self.which)(&self.path.key()) {
+            return param;
+        }
         let shape = param.lazy_shape().dims::<D>();
         let value = match self.path.name() {
             "bias" => Tensor::zeros(shape, self.device),
-            _ if self.path.owned_by("RmsNorm") => Tensor::ones(shape, self.device),
+            _ if self.path.is_scale() => Tensor::ones(shape, self.device),
             _ => seed::normal(shape, self.std, &mut seed::rng(self.seed, &self.path.key()), self.device),
         };
         let mut filled = Param::from_tensor(value);
@@ -198,7 +216,7 @@ impl ModuleMapper for Draw<'_> {
         let (shape, options) = (self.path.file_shape(&param), (self.device, self.dtype));
         let draw = |()| match self.path.name() {
             "bias" => Tensor::zeros(shape, options),
-            _ if self.path.owned_by("RmsNorm") => Tensor::ones(shape, options),
+            _ if self.path.is_scale() => Tensor::ones(shape, options),
             _ => Tensor::random(shape, Distribution::Normal(0.0, self.std), options),
         };
         let tensor = self.device.memory_persistent_allocations((), draw);

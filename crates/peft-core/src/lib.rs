@@ -27,6 +27,7 @@ mod slots;
 mod summary;
 mod tap;
 mod targets;
+mod texts;
 
 pub use adapter::{Adapter, AnyAdapter, Base, Stored, as_type};
 pub use adapter_file::{CONFIG_FILE, TENSOR_FILE, load_tensors, save_adapter};
@@ -44,3 +45,4 @@ pub use slots::{activate, adapter_names, adapters_named, edit_slots, merge, pena
 pub use summary::{Summary, grouped};
 pub use tap::{Inputs, Needs, Statistics, Tap, WeightGradients, weight_gradients};
 pub use targets::{Layers, Names, Targets, ends_with_component, pattern_value};
+pub use texts::Texts;

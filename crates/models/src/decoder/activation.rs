@@ -17,7 +17,7 @@ pub enum Activation {
 }
 
 impl Activation {
-    pub(super) fn from_name(name: &str) -> Result<Self, String> {
+    pub(crate) fn from_name(name: &str) -> Result<Self, String> {
         match name {
             "silu" | "swish" => Ok(Self::Silu),
             "gelu" => Ok(Self::Gelu),

@@ -3,7 +3,7 @@
 use super::cache::KvCache;
 use super::config::DecoderConfig;
 use super::stack::Decoder;
-use crate::load;
+use crate::load::{self, Source};
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, Int, Tensor};
@@ -43,13 +43,14 @@ impl CausalLm {
         let tied = config.tie_word_embeddings;
         // Some exporters save what a model computes from its configuration, or a tied head a second time.
         let known = |key: &str| key.ends_with("rotary_emb.inv_freq") || (tied && key == "lm_head.weight");
-        load::load(Self::lazy(config, device), checkpoint, device, dtype, known)
+        let source = Source { checkpoint, device, dtype, key: &|path| Some(path.into()), ignore: &known };
+        load::load(Self::lazy(config, device), &source)
     }
 
     /// A model with random weights, trainable: normal with deviation `initializer_range`, the same on every device for the same seed.
     pub fn init(config: DecoderConfig, device: &Device, seed: u64) -> Self {
         let std = config.initializer_range;
-        load::randomize(Self::lazy(config, device), std, seed, device)
+        load::randomize(Self::lazy(config, device), std, seed, device, |_| true)
     }
 
     /// A model with frozen random weights of type `dtype` that the device draws itself, without a copy on the host: for measurements.

@@ -2,7 +2,8 @@
 
 use super::activation::Activation;
 use super::family::Family;
-use super::rope::{Rope, RopeContext, RopeEntry, positive};
+use super::rope::{Rope, RopeContext, RopeEntry};
+use crate::bounds::{MAX_LAYERS, MAX_PARAMS, at_most, dtype, fraction, positive, size};
 use burn::tensor::DType;
 use peft_core::{Error, Result, files};
 use serde::{Deserialize, Deserializer};
@@ -155,28 +156,6 @@ impl DecoderConfig {
     }
 }
 
-const MAX_PARAMS: u128 = 10_000_000_000_000;
-const MAX_LAYERS: usize = 10_000;
-const MAX_SIZE: usize = i32::MAX as usize;
-
-fn size(key: &str, value: usize) -> Result<usize, String> {
-    at_most(key, value, MAX_SIZE)
-}
-
-fn at_most(key: &str, value: usize, max: usize) -> Result<usize, String> {
-    if (1..=max).contains(&value) {
-        return Ok(value);
-    }
-    Err(format!("{key} must be between 1 and {max}, found {value}"))
-}
-
-fn fraction(key: &str, value: f64) -> Result<f64, String> {
-    if (0.0..=1.0).contains(&value) {
-        return Ok(value);
-    }
-    Err(format!("{key} must be between 0 and 1, found {value}"))
-}
-
 fn head_dim(given: Option<usize>, hidden_size: usize, heads: usize) -> Result<usize, String> {
     let head_dim = match given {
         Some(given) => size("head_dim", given)?,
@@ -187,16 +166,6 @@ fn head_dim(given: Option<usize>, hidden_size: usize, heads: usize) -> Result<us
         return Err(format!("head_dim must be even, found {head_dim}: rotary positions turn pairs"));
     }
     Ok(head_dim)
-}
-
-fn dtype(name: &str) -> Result<DType, String> {
-    match name.trim_start_matches("torch.") {
-        "float64" => Ok(DType::F64),
-        "float32" => Ok(DType::F32),
-        "bfloat16" => Ok(DType::BF16),
-        "float16" => Ok(DType::F16),
-        _ => Err(format!("dtype `{name}` is not supported; supported: `float64`, `float32`, `bfloat16`, `float16`")),
-    }
 }
 
 /// The keys of `config.json` that matter here. A field of two options tells an absent key from a null.

@@ -1,5 +1,6 @@
 //! Rotary position settings: the base, and how the frequencies of a longer context derive from it.
 
+use crate::bounds::positive;
 use serde::Deserialize;
 
 /// Settings of the rotary position embedding (Su et al., 2021, arXiv:2104.09864).
@@ -123,13 +124,6 @@ impl RopeScaling {
             }
         }
     }
-}
-
-pub(super) fn positive(key: &str, value: f64) -> Result<f64, String> {
-    if value.is_finite() && value > 0.0 {
-        return Ok(value);
-    }
-    Err(format!("{key} must be a positive number, found {value}"))
 }
 
 #[cfg(test)]

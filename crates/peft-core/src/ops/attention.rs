@@ -5,46 +5,66 @@ use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 use std::sync::{Arc, OnceLock};
 
-/// Which keys each query sees: consecutive ones, the last of them at the query's own position.
+/// Which keys each query sees: consecutive ones.
 ///
-/// This holds causal attention, sliding windows, sequences packed one after the other and rows padded on the left. A clone shares the
-/// mask that devices without a kernel of their own build from it.
+/// This holds causal attention, sliding windows, sequences packed one after the other, rows padded on the left, and attention in both
+/// directions over rows padded on the right. A clone shares the mask that devices without a kernel of their own build from it.
 #[derive(Clone, Debug)]
 pub struct Visible {
     starts: Arc<[u32]>,
-    queries: usize,
-    first: usize,
+    ends: Arc<[u32]>,
+    /// The shape of both: all rows or one that stands for all, and the same for queries.
+    dims: [usize; 2],
     mask: Arc<OnceLock<Tensor<4>>>,
 }
 
 impl Visible {
-    /// Queries at the positions of the keys `first, first + 1, …`; `starts[i]` is the first key that query `i` sees, at most its own
-    /// position. `starts: [queries]` for all rows of a batch, or `[batch · queries]` where rows differ.
+    /// Causal: queries at the positions of the keys `first, first + 1, …` see nothing behind themselves; `starts[i]` is the first key
+    /// that query `i` sees. `starts: [queries]` for all rows of a batch, or `[batch · queries]` where rows differ.
     ///
     /// # Panics
     /// If a query would not see itself.
     pub fn new(starts: Vec<u32>, queries: usize, first: usize) -> Self {
-        let sees_itself = |(index, start): (usize, &u32)| *start as usize <= first + index % queries;
-        assert!(starts.iter().enumerate().all(sees_itself), "a query sees at least the key at its own position");
-        Self { starts: starts.into(), queries, first, mask: Arc::default() }
+        let ends: Vec<u32> = (0..starts.len()).map(|index| (first + index % queries + 1) as u32).collect();
+        assert!(starts.iter().zip(&ends).all(|(start, end)| start < end), "a query sees at least the key at its own position");
+        let rows = if queries == 0 { 1 } else { starts.len() / queries };
+        Self::ranges(starts, ends, [rows, queries])
     }
 
-    /// `0` where a query may look and `-∞` where not, `[1 or b, 1, queries, keys]`.
+    /// In both directions: every query of row `i` sees the first `lengths[i]` of `keys` keys.
+    ///
+    /// # Panics
+    /// If a row has no key to see, or more than there are.
+    pub fn padded(lengths: &[usize], keys: usize) -> Self {
+        assert!(lengths.iter().all(|length| (1..=keys).contains(length)), "lengths {lengths:?} of rows with {keys} positions");
+        // Rows without padding see the same.
+        let whole = lengths.iter().all(|length| *length == keys);
+        let ends: Vec<u32> = if whole { vec![keys as u32] } else { lengths.iter().map(|length| *length as u32).collect() };
+        let rows = ends.len();
+        Self::ranges(vec![0; rows], ends, [rows, 1])
+    }
+
+    fn ranges(starts: Vec<u32>, ends: Vec<u32>, dims: [usize; 2]) -> Self {
+        Self { starts: starts.into(), ends: ends.into(), dims, mask: Arc::default() }
+    }
+
+    /// `0` where a query may look and `-∞` where not, `[1 or b, 1, 1 or queries, keys]`.
     fn mask(&self, keys: usize, device: &Device) -> Tensor<4> {
         let build = || {
             let mut values = vec![f32::NEG_INFINITY; self.starts.len() * keys];
-            for (index, (row, start)) in values.chunks_exact_mut(keys).zip(self.starts.iter()).enumerate() {
-                row[*start as usize..=self.first + index % self.queries].fill(0.0);
+            let ranges = self.starts.iter().zip(self.ends.iter());
+            for (row, (start, end)) in values.chunks_exact_mut(keys).zip(ranges) {
+                row[*start as usize..*end as usize].fill(0.0);
             }
-            let shape = [self.starts.len() / self.queries, 1, self.queries, keys];
-            Tensor::from_data(TensorData::new(values, shape), device)
+            let [rows, queries] = self.dims;
+            Tensor::from_data(TensorData::new(values, [rows, 1, queries, keys]), device)
         };
         self.mask.get_or_init(build).clone()
     }
 
     #[cfg(feature = "cpu")]
     fn view(&self) -> peft_kernels::attention::Visible<'_> {
-        peft_kernels::attention::Visible { starts: &self.starts, first: self.first }
+        peft_kernels::attention::Visible { starts: &self.starts, ends: &self.ends, dims: self.dims }
     }
 }
 
@@ -59,6 +79,14 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, visible: &Visible) ->
     differentiable([q, k, v].map(Tensor::into_dispatch), y, move |dy, _| {
         backward(&dy, &values, &visible).map(|gradient| Some(gradient.into_dispatch()))
     })
+}
+
+/// The weights `softmax(q kᵀ / √hd)` themselves, `[b, h, s, t]`: for what [`attention`] cannot do with them, such as dropout.
+///
+/// Shapes as there. The weights stay in memory for the backward pass.
+pub fn attention_weights(q: Tensor<4>, k: Tensor<4>, visible: &Visible) -> Tensor<4> {
+    let ([b, h, s, _], t) = (q.dims(), k.dims()[2]);
+    weights(q, k, visible).reshape([b, h, s, t])
 }
 
 fn scale(q: &Tensor<4>) -> f32 {
@@ -167,6 +195,30 @@ mod tests {
         // The first row holds two sequences, the second is padded on the left.
         let starts = [[0, 0, 0, 3, 3, 3], [0, 1, 2, 2, 2, 2]].concat();
         compare([2, 2, 6, 4], 1, 6, &Visible::new(starts, 6, 0));
+    }
+
+    #[test]
+    fn both_directions_over_padded_rows() {
+        compare([3, 2, 70, 8], 2, 70, &Visible::padded(&[70, 1, 33], 70));
+        compare([2, 4, 5, 8], 2, 5, &Visible::padded(&[5, 5], 5));
+    }
+
+    #[test]
+    fn padding_changes_nothing_in_both_directions() {
+        let [q, k, v] = [random([2, 2, 6, 4]), random([2, 2, 6, 4]), random([2, 2, 6, 4])].map(Tensor::inner);
+        let visible = Visible::padded(&[6, 4], 6);
+        let padded = attention(q.clone(), k.clone(), v.clone(), &visible);
+        let read = attention_weights(q.clone(), k.clone(), &visible).matmul(v.clone());
+        assert!(distance(read, padded.clone()) < 1e-6);
+        let cut = |x: Tensor<4>| x.slice([1..2, 0..2, 0..4]);
+        let alone = attention(cut(q), cut(k), cut(v), &Visible::padded(&[4], 4));
+        assert!(distance(cut(padded), alone) < 1e-6);
+    }
+
+    #[test]
+    #[should_panic(expected = "lengths [3, 0]")]
+    fn a_row_without_keys_is_refused() {
+        Visible::padded(&[3, 0], 3);
     }
 
     #[test]

@@ -17,7 +17,7 @@ mod projection;
 mod recompute;
 mod rotary;
 
-pub use attention::{Visible, attention};
+pub use attention::{Visible, attention, attention_weights};
 pub use gated::swiglu;
 pub use head::linear_cross_entropy;
 pub use norm::rms_norm;

@@ -1,0 +1,184 @@
+//! One or several numbers for a whole text: its label, or a score.
+
+use super::base::{Encoder, first_token};
+use super::config::EncoderConfig;
+use super::family::Family;
+use super::keys::Keys;
+use super::labels::Problem;
+use super::named::named_module;
+use super::save;
+use crate::load;
+use burn::nn::{Dropout, DropoutConfig, Linear, LinearConfig};
+use burn::tensor::activation::tanh;
+use burn::tensor::{DType, Device, Tensor};
+use peft_core::files::Checkpoint;
+use peft_core::{Error, Project, Result, Texts};
+use std::path::Path;
+use std::sync::Arc;
+
+/// An encoder with a classifier of texts.
+#[derive(Clone, Debug)]
+pub struct SequenceClassifier {
+    /// Everything below the classifier; `bert` or `roberta` in a checkpoint.
+    pub encoder: Encoder,
+    /// The classifier.
+    pub classifier: Head,
+    problem: Problem,
+}
+
+named_module!(SequenceClassifier { encoder: |model| model.encoder.config().family.prefix(), classifier: |_| "classifier" });
+
+/// What makes logits of a text's first token.
+#[derive(Clone, Debug)]
+pub struct Head {
+    /// `[d, d]`; BERT has the pooler in its place.
+    pub dense: Option<Linear>,
+    /// `[d, labels]`; `out_proj` in a checkpoint, or without a name of its own where it is alone.
+    pub out_proj: Linear,
+    /// On the input of both.
+    pub dropout: Dropout,
+}
+
+named_module!(Head { dense: |_| "dense", out_proj: |head| if head.dense.is_some() { "out_proj" } else { "" }, dropout: |_| "dropout" });
+
+impl Head {
+    fn new(config: &EncoderConfig, device: &Device) -> Self {
+        let (d, outputs) = (config.hidden_size, config.labels.len());
+        let dense = config.family != Family::Bert;
+        Self {
+            dense: dense.then(|| LinearConfig::new(d, d).init(device)),
+            out_proj: LinearConfig::new(d, outputs).init(device),
+            dropout: DropoutConfig::new(config.classifier_dropout).init(),
+        }
+    }
+
+    /// `[b, d]` to `[b, labels]`.
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let x = self.dropout.forward(x);
+        let x = match &self.dense {
+            Some(dense) => self.dropout.forward(tanh(dense.project(x))),
+            None => x,
+        };
+        self.out_proj.project(x)
+    }
+}
+
+impl SequenceClassifier {
+    /// Read a trained classifier; its labels are those of `config.json`. The parameters are frozen. `dtype` as in [`Encoder::load`].
+    ///
+    /// # Errors
+    /// Those of [`Encoder::load`]; also [`Error::File`] if the checkpoint has no classifier, and [`Error::InvalidConfig`] for a
+    /// problem that is not supported.
+    pub fn load(dir: impl AsRef<Path>, device: &Device, dtype: Option<DType>) -> Result<Self> {
+        let config = EncoderConfig::read(&dir)?;
+        Self::from_checkpoint(config, &Checkpoint::open(dir.as_ref())?, None, device, dtype)
+    }
+
+    /// Read an encoder from a checkpoint of any kind and put a new classifier with these labels on it.
+    ///
+    /// # Errors
+    /// Those of [`from_checkpoint`](Self::from_checkpoint).
+    pub fn load_with_labels<S: Into<String>>(
+        dir: impl AsRef<Path>,
+        labels: impl IntoIterator<Item = S>,
+        seed: u64,
+        device: &Device,
+        dtype: Option<DType>,
+    ) -> Result<Self> {
+        let config = EncoderConfig::read(&dir)?.with_labels(labels);
+        Self::from_checkpoint(config, &Checkpoint::open(dir.as_ref())?, Some(seed), device, dtype)
+    }
+
+    /// Read the weights of `config` from a checkpoint.
+    ///
+    /// With a seed, the classifier is new and trainable: normal with deviation `initializer_range`, biases zero; and so is BERT's pooler
+    /// if the checkpoint has none. All else is frozen.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] for labels that make no problem; [`Error::File`] if there is no classifier and no seed; [`Error::Tensor`]
+    /// for tensors that are missing or do not have the shape that the configuration says.
+    pub fn from_checkpoint(
+        config: EncoderConfig,
+        checkpoint: &Checkpoint,
+        new_head: Option<u64>,
+        device: &Device,
+        dtype: Option<DType>,
+    ) -> Result<Self> {
+        let keys = Keys::new(checkpoint, config.family);
+        if new_head.is_none() && !keys.has_classifier() {
+            return Err(no_classifier(checkpoint));
+        }
+        let std = config.initializer_range;
+        let prefix = format!("{}.", config.family.prefix());
+        let new_pooler = !keys.has_pooler();
+        let key = |path: &str| match path.strip_prefix(&prefix) {
+            Some(inside) if inside.starts_with("pooler.") && new_pooler && new_head.is_some() => None,
+            Some(inside) => Some(keys.of_encoder(inside)),
+            None => new_head.is_none().then(|| path.to_string()),
+        };
+        let model = keys.load(Self::lazy(config, device)?, key, device, dtype)?;
+        Ok(match new_head {
+            Some(seed) => load::randomize(model, std, seed, device, |path| key(path).is_none()),
+            None => model,
+        })
+    }
+
+    /// A classifier with random weights, trainable.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] for labels that make no problem.
+    pub fn init(config: EncoderConfig, device: &Device, seed: u64) -> Result<Self> {
+        let std = config.initializer_range;
+        Ok(load::randomize(Self::lazy(config, device)?, std, seed, device, |_| true))
+    }
+
+    /// Whether a checkpoint holds a trained classifier, so that [`load`](Self::load) has something to read.
+    pub fn is_in(checkpoint: &Checkpoint) -> bool {
+        checkpoint.keys().any(|key| key.starts_with("classifier."))
+    }
+
+    /// The configuration, with the labels.
+    pub fn config(&self) -> &EncoderConfig {
+        self.encoder.config()
+    }
+
+    /// The names of the outputs.
+    pub fn labels(&self) -> &[String] {
+        &self.config().labels
+    }
+
+    /// What the outputs mean.
+    pub fn problem(&self) -> Problem {
+        self.problem
+    }
+
+    /// Logits `[b, labels]`; for a regression the predicted numbers `[b, 1]`.
+    pub fn logits(&self, texts: &Texts) -> Tensor<2> {
+        let hidden = self.encoder.forward(texts);
+        let features = match &self.classifier.dense {
+            Some(_) => first_token(hidden),
+            None => self.encoder.pooled(hidden).expect("a classifier without a layer of its own has the pooler"),
+        };
+        self.classifier.forward(features)
+    }
+
+    /// Write `config.json` and the weights; see [`Encoder::save`].
+    ///
+    /// # Errors
+    /// Those of [`write_weights`](crate::write_weights).
+    pub fn save(&self, dir: impl AsRef<Path>, dtype: DType) -> Result<u64> {
+        save::save(self, self.config(), "ForSequenceClassification", dir.as_ref(), dtype)
+    }
+
+    fn lazy(config: EncoderConfig, device: &Device) -> Result<Self> {
+        let problem = config.problem()?;
+        let classifier = Head::new(&config, device);
+        let pooler = config.family == Family::Bert;
+        Ok(Self { encoder: Encoder::lazy(&Arc::new(config), pooler, device), classifier, problem })
+    }
+}
+
+pub(super) fn no_classifier(checkpoint: &Checkpoint) -> Error {
+    let reason = "holds no classifier (no tensor `classifier.…`): it is an encoder alone; give labels to put a new classifier on it";
+    Error::file(checkpoint.path(), reason)
+}
