@@ -45,4 +45,4 @@ pub use slots::{activate, adapter_names, adapters_named, edit_slots, merge, pena
 pub use summary::{Summary, grouped};
 pub use tap::{Inputs, Needs, Statistics, Tap, WeightGradients, weight_gradients};
 pub use targets::{Layers, Names, Targets, ends_with_component, pattern_value};
-pub use texts::Texts;
+pub use texts::{TextClassifier, Texts};

@@ -1,5 +1,6 @@
 //! What an encoder reads.
 
+use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 /// Right-padded token sequences, `b` rows of `s` positions.
@@ -40,6 +41,12 @@ impl Texts {
         let values: Vec<f32> = self.lengths.iter().flat_map(row).collect();
         Tensor::from_data(TensorData::new(values, [self.lengths.len(), width]), &self.ids.device())
     }
+}
+
+/// A model that says something about whole texts: a label, or a number.
+pub trait TextClassifier: Module {
+    /// Logits `[b, labels]`; of a model of numbers `[b, 1]`, the numbers themselves.
+    fn logits(&self, texts: &Texts) -> Tensor<2>;
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use burn::tensor::activation::tanh;
 use burn::tensor::{DType, Device, Tensor};
 use peft_core::files::Checkpoint;
 use peft_core::ops::Visible;
-use peft_core::{Port, Project, Result, Texts};
+use peft_core::{Port, Project, Result, Texts, ops};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -30,6 +30,8 @@ pub struct Encoder {
     pub pooler: Option<Pooler>,
     #[module(skip)]
     config: Arc<EncoderConfig>,
+    /// Whether blocks are computed again in the backward pass.
+    pub(super) recompute: bool,
 }
 
 /// The first token's hidden state through a layer of its own.
@@ -82,7 +84,13 @@ impl Encoder {
         assert!(tokens <= max, "a row of {tokens} tokens for an encoder of at most {max}");
         let visible = Visible::padded(&texts.lengths, tokens);
         let x = self.embed_output.apply(self.embeddings.forward(texts));
-        self.encoder.layer.iter().fold(x, |x, layer| layer.forward(x, &visible))
+        self.encoder.layer.iter().fold(x, |x, layer| match self.recompute {
+            false => layer.forward(x, &visible),
+            true => {
+                let visible = visible.clone();
+                ops::recomputed(layer, x, move |layer, x| layer.forward(x, &visible))
+            }
+        })
     }
 
     /// What the pooler makes of hidden states `[b, s, d]`: `[b, d]`; nothing if the checkpoint has no pooler.
@@ -124,6 +132,7 @@ impl Encoder {
             encoder: Layers { layer: (0..config.num_hidden_layers).map(|_| Layer::new(config, device)).collect() },
             pooler: pooler.then(|| Pooler { dense: square.init(device) }),
             config: config.clone(),
+            recompute: false,
         }
     }
 }

@@ -8,11 +8,12 @@ use super::labels::Problem;
 use super::named::named_module;
 use super::save;
 use crate::load;
+use burn::module::Module;
 use burn::nn::{Dropout, DropoutConfig, Linear, LinearConfig};
 use burn::tensor::activation::tanh;
 use burn::tensor::{DType, Device, Tensor};
 use peft_core::files::Checkpoint;
-use peft_core::{Error, Project, Result, Texts};
+use peft_core::{Error, Project, Result, TextClassifier, Texts};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -152,14 +153,17 @@ impl SequenceClassifier {
         self.problem
     }
 
-    /// Logits `[b, labels]`; for a regression the predicted numbers `[b, 1]`.
-    pub fn logits(&self, texts: &Texts) -> Tensor<2> {
-        let hidden = self.encoder.forward(texts);
-        let features = match &self.classifier.dense {
-            Some(_) => first_token(hidden),
-            None => self.encoder.pooled(hidden).expect("a classifier without a layer of its own has the pooler"),
-        };
-        self.classifier.forward(features)
+    /// Train the classifier and nothing else: linear probing.
+    pub fn train_classifier_alone(self) -> Self {
+        let mut model = self.no_grad();
+        model.classifier = model.classifier.set_require_grad(true);
+        model
+    }
+
+    /// Whether the backward pass computes each block again instead of keeping what it computed (gradient checkpointing).
+    pub fn gradient_checkpointing(mut self, recompute: bool) -> Self {
+        self.encoder.recompute = recompute;
+        self
     }
 
     /// Write `config.json` and the weights; see [`Encoder::save`].
@@ -175,6 +179,17 @@ impl SequenceClassifier {
         let classifier = Head::new(&config, device);
         let pooler = config.family == Family::Bert;
         Ok(Self { encoder: Encoder::lazy(&Arc::new(config), pooler, device), classifier, problem })
+    }
+}
+
+impl TextClassifier for SequenceClassifier {
+    fn logits(&self, texts: &Texts) -> Tensor<2> {
+        let hidden = self.encoder.forward(texts);
+        let features = match &self.classifier.dense {
+            Some(_) => first_token(hidden),
+            None => self.encoder.pooled(hidden).expect("a classifier without a layer of its own has the pooler"),
+        };
+        self.classifier.forward(features)
     }
 }
 

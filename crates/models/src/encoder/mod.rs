@@ -4,7 +4,7 @@
 //! longest text and `d` for the hidden size. Every pass takes [`Texts`](peft_core::Texts): rows padded on the right.
 //!
 //! ```no_run
-//! use peft_core::Texts;
+//! use peft_core::{TextClassifier, Texts};
 //! use peft_models::encoder::SequenceClassifier;
 //!
 //! # fn main() -> peft_core::Result<()> {
