@@ -69,9 +69,9 @@ pub struct Padding {
 }
 
 impl Padding {
-    pub fn of(config: &TrainConfig, train: &Examples) -> Result<Self> {
+    pub fn of(config: &TrainConfig, lengths: &[u32]) -> Result<Self> {
         let plain = TrainConfig { packing: None, group_by_length: false, ..config.clone() };
-        let share = |config: &TrainConfig| Ok(config.plan(train.lengths())?.padding(train.lengths()));
+        let share = |config: &TrainConfig| Ok(config.plan(lengths)?.padding(lengths));
         Ok(Self { share: share(config)?, share_plain: share(&plain)? })
     }
 }

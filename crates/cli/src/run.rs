@@ -35,8 +35,17 @@ pub enum MethodName {
     /// The biases alone.
     #[value(name = "bitfit")]
     Bitfit,
+    /// The classifier of an encoder alone (linear probing); the output is a complete checkpoint.
+    Head,
     /// All parameters; the output is a complete checkpoint.
     Full,
+}
+
+impl MethodName {
+    /// Whether parameters of the model itself are trained, so that the output is a checkpoint and no adapter.
+    pub fn trains_base(self) -> bool {
+        matches!(self, Self::Head | Self::Full)
+    }
 }
 
 /// Which biases of the base are trained with LoRA.
@@ -73,7 +82,8 @@ pub struct Run {
     /// Directory of a Hugging Face checkpoint.
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
-    /// Training data, JSONL: {"text"}, {"prompt","completion"} or {"messages":[...]} lines.
+    /// Training data, JSONL: {"text"}, {"prompt","completion"} or {"messages":[...]} lines; for an encoder {"text","label"}, with or
+    /// without "text_pair".
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
     /// Evaluation data of the same form.
@@ -258,6 +268,9 @@ impl Run {
     /// The same with every default that the run uses written out.
     pub fn effective(mut self) -> Self {
         let method = self.method();
+        let encoder = self.model.as_deref().is_some_and(peft_models::is_encoder);
+        let targets = |of_decoder: &[&str], of_encoder: &[&str]| Names::list(if encoder { of_encoder } else { of_decoder }.iter().copied());
+        let attention = || targets(&["q_proj", "v_proj"], &["query", "value"]);
         let defaults = TrainConfig::default();
         let fill = |value: &mut Option<usize>, default: usize| {
             value.get_or_insert(default);
@@ -273,6 +286,7 @@ impl Run {
         self.lr.get_or_insert(match method {
             MethodName::Ia3 | MethodName::Vera | MethodName::Bitfit => 5e-3,
             MethodName::Full => 2e-5,
+            MethodName::Head => 1e-3,
             _ => 2e-4,
         });
         self.lr_scheduler.get_or_insert_default();
@@ -296,16 +310,17 @@ impl Run {
                 self.lora_alpha.get_or_insert(16.0);
                 self.lora_dropout.get_or_insert(0.0);
                 self.bias.get_or_insert_default();
-                self.target_modules.get_or_insert_with(|| Names::list(["q_proj", "v_proj"]));
+                self.target_modules.get_or_insert_with(attention);
             }
             MethodName::Vera => {
                 fill(&mut self.r, 256);
-                self.target_modules.get_or_insert_with(|| Names::list(["q_proj", "v_proj"]));
+                self.target_modules.get_or_insert_with(attention);
             }
             MethodName::Ia3 => {
-                self.target_modules.get_or_insert_with(|| Names::list(["k_proj", "v_proj", "down_proj"]));
+                let scaled = || targets(&["k_proj", "v_proj", "down_proj"], &["key", "value", "output.dense"]);
+                self.target_modules.get_or_insert_with(scaled);
             }
-            MethodName::Bitfit | MethodName::Full => {}
+            MethodName::Bitfit | MethodName::Head | MethodName::Full => {}
         }
         self
     }
@@ -323,7 +338,7 @@ impl Run {
         value.as_deref().ok_or_else(|| Error::InvalidConfig(format!("--{name} is not given, nor is `{name}` in the run file")))
     }
 
-    /// The adapter's configuration; none for full fine-tuning.
+    /// The adapter's configuration; none where the base is trained itself.
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] names a setting that the method does not have.
@@ -339,8 +354,8 @@ impl Run {
             ("alpha_pattern", !self.alpha_pattern.is_empty() && !is_lora),
             ("loraplus_lr_ratio", self.loraplus_lr_ratio.is_some() && !is_lora),
             ("r", self.r.is_some() && !is_lora && method != MethodName::Vera),
-            ("target_modules", self.target_modules.is_some() && matches!(method, MethodName::Bitfit | MethodName::Full)),
-            ("modules_to_save", self.modules_to_save.is_some() && method == MethodName::Full),
+            ("target_modules", self.target_modules.is_some() && (method == MethodName::Bitfit || method.trains_base())),
+            ("modules_to_save", self.modules_to_save.is_some() && method.trains_base()),
         ];
         if let Some((name, _)) = foreign.iter().find(|(_, foreign)| *foreign) {
             let method = method.to_possible_value().map_or_else(String::new, |v| v.get_name().to_string());
@@ -353,7 +368,7 @@ impl Run {
         };
         let modules_to_save = self.modules_to_save.clone();
         Ok(Some(match method {
-            MethodName::Full => return Ok(None),
+            MethodName::Head | MethodName::Full => return Ok(None),
             MethodName::Bitfit => PeftConfig::BitFit(BitFitConfig { modules_to_save, ..BitFitConfig::default() }),
             MethodName::Ia3 => {
                 PeftConfig::Ia3(Ia3Config { feedforward_modules: feedforward(&targets), targets, modules_to_save, ..Ia3Config::default() })
@@ -431,14 +446,18 @@ impl Run {
     }
 }
 
+/// What decoders and encoders call the second matrix of a feed-forward block.
+const SECOND: [&str; 2] = ["down_proj", "output.dense"];
+
 /// The second matrix of a feed-forward block, if it is among the targets.
 fn feedforward(targets: &Targets) -> Option<Names> {
     match &targets.target_modules {
         Some(Names::List(list)) => {
-            let down: Vec<String> = list.iter().filter(|name| name.ends_with("down_proj")).cloned().collect();
+            let is_second = |name: &&String| SECOND.iter().any(|second| name.ends_with(second));
+            let down: Vec<String> = list.iter().filter(is_second).cloned().collect();
             (!down.is_empty()).then_some(Names::List(down))
         }
-        Some(Names::Pattern(_)) => Some(Names::list(["down_proj"])),
+        Some(Names::Pattern(_)) => Some(Names::list(SECOND)),
         None => None,
     }
 }

@@ -27,6 +27,15 @@ pub use decoder::{CausalLm, DecoderConfig, KvCache};
 pub use encoder::{Encoder, EncoderConfig, SequenceClassifier, TokenClassifier};
 pub use save::write_weights;
 
+/// Whether the checkpoint in `dir` is an encoder, to go by its `config.json`.
+pub fn is_encoder(dir: impl AsRef<std::path::Path>) -> bool {
+    let config = peft_core::files::read_json::<serde_json::Value>(&dir.as_ref().join("config.json"));
+    config.is_ok_and(|config| {
+        let name = config["model_type"].as_str();
+        encoder::ARCHITECTURES.iter().any(|known| Some(known.model_type) == name || config["architectures"][0] == known.name)
+    })
+}
+
 /// An architecture that this crate can read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Architecture {

@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use peft_core::files::Checkpoint;
-use peft_core::{Texts, device};
+use peft_core::{TextClassifier, Texts, device};
 use peft_models::encoder::{Encoder, EncoderConfig, Pooling, Problem, SentenceConfig, SequenceClassifier, TokenClassifier};
 use peft_train::data::TextTokenizer;
 use serde::Deserialize;

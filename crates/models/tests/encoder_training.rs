@@ -6,7 +6,7 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{DType, Device, Int, Tensor};
 use peft_adapters::low_rank::LoraConfig;
 use peft_core::files::{Checkpoint, TensorSource, pytorch_metadata, write_safetensors};
-use peft_core::{Context, Names, Texts, adapt, device, merge, unmerge};
+use peft_core::{Context, Names, TextClassifier, Texts, adapt, device, merge, unmerge};
 use peft_models::encoder::{Encoder, EncoderConfig, Problem, SequenceClassifier, TokenClassifier};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

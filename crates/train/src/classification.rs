@@ -3,7 +3,6 @@
 use crate::data::{Classified, Label, LabelledBatch, Targets};
 use crate::evaluate::metrics::{Classification, Regression};
 use crate::task::{Evaluation, Task};
-use burn::module::Module;
 use burn::tensor::{DType, Device, Tensor};
 use peft_core::{Error, Result, TextClassifier, as_type};
 use peft_objectives::token_nll;
@@ -155,7 +154,7 @@ pub fn classify<M: TextClassifier>(
 }
 
 fn best(logits: &[f32]) -> usize {
-    logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(index, _)| index)
+    logits.iter().enumerate().rev().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(index, _)| index)
 }
 
 /// The loss of each row, `[b]`: cross-entropy in nats, or the squared error.

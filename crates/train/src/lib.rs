@@ -1,5 +1,6 @@
 //! Fine-tuning: data, the trainer with its hooks, generation and evaluation.
 
+mod classification;
 mod config;
 pub mod data;
 pub mod evaluate;
@@ -16,6 +17,7 @@ mod schedule;
 mod task;
 mod trainer;
 
+pub use classification::{ClassifierScores, Scores, TextClassification, classify};
 pub use config::TrainConfig;
 pub use hooks::{Hook, Retie};
 pub use language::LanguageModelling;

@@ -48,6 +48,14 @@ pub struct Evaluation {
     pub metrics: BTreeMap<String, f64>,
 }
 
+impl std::fmt::Display for Evaluation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "loss {:.4}", self.eval_loss)?;
+        let named = self.metrics.iter().map(|(name, value)| (name.strip_prefix("eval_").unwrap_or(name), value));
+        named.into_iter().try_for_each(|(name, value)| write!(f, ", {name} {value:.4}"))
+    }
+}
+
 impl Evaluation {
     /// How good it is by `metric`, higher is better; nothing if there is no such metric. Names may leave `eval_` out.
     pub fn score(&self, metric: &str) -> Option<f64> {

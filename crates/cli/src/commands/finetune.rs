@@ -6,15 +6,14 @@ use crate::loading::{ADAPTER, Text};
 use crate::output;
 use crate::run::{MethodName, Run};
 use burn::module::Module;
-use burn::tensor::DType;
+use burn::tensor::{DType, Device};
 use clap::Args;
 use indicatif::ProgressBar;
 use peft_adapters::PeftConfig;
 use peft_core::files::{INDEX_FILE, read_text, write_atomic};
 use peft_core::{Context, Error, Result, Summary, adapt, save_adapter};
 use peft_models::CausalLm;
-use peft_train::data::EncodeStats;
-use peft_train::{CheckpointDir, LanguageModelling, Progress, Report, Trainer};
+use peft_train::{CheckpointDir, LanguageModelling, Progress, Report, Task, TrainConfig, Trained, Trainer};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,11 +21,14 @@ use std::sync::atomic::AtomicBool;
 
 /// Fine-tune a model on a JSONL file.
 #[derive(Args)]
-#[command(after_help = "Example:\n  peft finetune --model SmolLM2-135M --data train.jsonl --eval valid.jsonl \\\n    \
-    --target-modules q_proj,v_proj --r 8 --lora-alpha 16 --epochs 2 --out my-adapter\n\n\
+#[command(after_help = "Examples:\n  peft finetune --model SmolLM2-135M --data train.jsonl --eval valid.jsonl \\\n    \
+    --target-modules q_proj,v_proj --r 8 --lora-alpha 16 --epochs 2 --out my-adapter\n  \
+    peft finetune --model bert-base-uncased --data labelled.jsonl --eval-split 0.1 --out my-classifier\n\n\
+    A decoder learns to write, an encoder to label: its data are {\"text\",\"label\"} or {\"text\",\"text_pair\",\"label\"} lines.\n\
     The same settings can stand in a YAML file, with underscores for dashes (--config run.yaml); flags win over it.\n\
     The output directory gets adapter_config.json and adapter_model.safetensors (which HF PEFT loads), run.yaml with all\n\
-    settings that were used, and metrics.jsonl with one line per step.")]
+    settings that were used, and metrics.jsonl with one line per step. Ctrl-C ends the run after its step and saves a\n\
+    checkpoint, from which --resume goes on; a second Ctrl-C ends it at once.")]
 pub struct Finetune {
     /// A YAML file with settings.
     #[arg(long, value_name = "FILE")]
@@ -53,7 +55,8 @@ pub struct Outcome {
     pub trainable_params: usize,
     /// All parameters, adapters included.
     pub total_params: usize,
-    examples: EncodeStats,
+    /// What became of the examples of the data file.
+    examples: serde_json::Value,
     /// Examples that were evaluated on.
     eval_examples: usize,
     padding: Padding,
@@ -75,14 +78,14 @@ impl Finetune {
             output::print(json, &outcome, text)?;
             interrupt.exit();
         }
-        let eval = report.evaluation.as_ref().map(|e| format!(", evaluation loss {:.4}", e.eval_loss)).unwrap_or_default();
         let text = format!(
-            "{} steps in {:.1} s ({:.0} tokens/s): loss {:.4} -> {:.4}{eval}\nsaved to {}",
+            "{} steps in {:.1} s ({:.0} tokens/s): loss {:.4} -> {:.4}{}\nsaved to {}",
             report.steps,
             report.seconds,
             report.tokens_per_second,
             report.train_loss_first,
             report.train_loss_last,
+            report.evaluation.as_ref().map(|evaluation| format!(", evaluation: {evaluation}")).unwrap_or_default(),
             adapter_dir.display()
         );
         output::print(json, &outcome, text)
@@ -96,10 +99,9 @@ const RUN_FILE: &str = "run.yaml";
 pub fn finetune(run: &Run, out: &Path, overwrite: bool, resume: bool, stop: Arc<AtomicBool>) -> Result<Outcome> {
     let model_dir = run.required("model", &run.model)?;
     run.required("data", &run.data)?;
-    let method = run.method();
     let config = run.peft_config()?;
-    let train_config = run.train_config();
-    train_config.validate()?;
+    let train = run.train_config();
+    train.validate()?;
     if let Some(config) = &config {
         config.method().validate()?;
     }
@@ -108,43 +110,117 @@ pub fn finetune(run: &Run, out: &Path, overwrite: bool, resume: bool, stop: Arc<
         check_unfinished(out)?;
         check_continues(run, &out.join(RUN_FILE))?;
     }
+    let start = Start { run, model_dir, config, train, devices: run.devices()?, out, resume, stop };
+    match peft_models::is_encoder(model_dir) {
+        true => super::classify::finetune(start),
+        false => finetune_decoder(start),
+    }
+}
+
+/// What is known before data and model are read.
+pub struct Start<'a> {
+    pub run: &'a Run,
+    pub model_dir: &'a Path,
+    /// The adapter; none where the base is trained itself.
+    pub config: Option<PeftConfig>,
+    pub train: TrainConfig,
+    pub devices: Vec<Device>,
+    pub out: &'a Path,
+    resume: bool,
+    stop: Arc<AtomicBool>,
+}
+
+impl Start<'_> {
+    /// The device of the model, its random numbers seeded.
+    pub fn device(&self) -> &Device {
+        let device = &self.devices[0];
+        device.seed(self.seed());
+        device
+    }
+
+    pub fn seed(&self) -> u64 {
+        self.run.seed.unwrap_or(0)
+    }
+
+    /// The type of the base's weights in memory: what is trained is f32.
+    pub fn dtype(&self) -> DType {
+        match self.run.method().trains_base() {
+            true => DType::F32,
+            false => self.run.dtype.unwrap_or_default().dtype(),
+        }
+    }
+
+    pub fn recompute(&self) -> bool {
+        self.run.gradient_checkpointing.unwrap_or(false)
+    }
+
+    /// The model with the adapter attached.
+    pub fn adapted<M: Module>(&self, model: M, config: &PeftConfig) -> Result<(M, Summary)> {
+        adapt(model, config.method(), &Context { name: ADAPTER.into(), ..Context::seeded(self.seed()) })
+    }
+
+    /// Train, and say how it went.
+    pub fn train<M: Module + Sync + 'static, T: Task<M>>(self, model: M, summary: &Summary, task: T) -> Result<Trained<M>> {
+        eprintln!("{summary}");
+        std::fs::create_dir_all(self.out).map_err(|e| Error::io(self.out, e))?;
+        write_atomic(&self.out.join(RUN_FILE), self.run.to_yaml()?.as_bytes())?;
+        let bar = output::bar(0, "training");
+        let trainer = Trainer::new(self.train, task, self.out).devices(self.devices).resume(self.resume).stop(self.stop);
+        let trained = trainer.on_step(show(bar.clone())).run(model);
+        bar.finish_and_clear();
+        trained
+    }
+}
+
+fn finetune_decoder(start: Start) -> Result<Outcome> {
+    let Start { run, model_dir, out, .. } = start;
+    if run.method() == MethodName::Head {
+        return Err(Error::InvalidConfig("head trains the classifier of an encoder, and this model is a decoder".into()));
+    }
     let text = Text::load(model_dir)?;
     let Data { train, eval, stats } = Data::read(&text, run)?;
-    let padding = Padding::of(&train_config, &train)?;
+    let padding = Padding::of(&start.train, train.lengths())?;
     eprintln!("{stats}\n{padding}");
     let eval_examples = eval.len();
 
-    let devices = run.devices()?;
-    let device = devices[0].clone();
-    device.seed(run.seed.unwrap_or(0));
-    let dtype = run.dtype.unwrap_or_default().dtype();
-    let dtype = if method == MethodName::Full { DType::F32 } else { dtype };
-    let model = CausalLm::load(model_dir, &device, Some(dtype))?.gradient_checkpointing(run.gradient_checkpointing.unwrap_or(false));
-    let (model, summary) = prepared(model, config.as_ref(), run.seed.unwrap_or(0))?;
-    eprintln!("{summary}");
-
-    std::fs::create_dir_all(out).map_err(|e| Error::io(out, e))?;
-    write_atomic(&out.join(RUN_FILE), run.to_yaml()?.as_bytes())?;
-    let bar = output::bar(0, "training");
-    let trainer = Trainer::new(train_config, LanguageModelling::new(train, text.tokenizer.pad_id()).eval(eval), out)
-        .devices(devices)
-        .resume(resume)
-        .stop(stop)
-        .on_step(show(bar.clone()));
-    let trained = trainer.run(model)?;
-    bar.finish_and_clear();
-    if trained.report.interrupted.is_none() {
-        save(&trained.model, config.as_ref(), model_dir, out)?;
+    let model = CausalLm::load(model_dir, start.device(), Some(start.dtype()))?.gradient_checkpointing(start.recompute());
+    let config = start.config.clone();
+    let (model, summary) = match &config {
+        Some(config) => start.adapted(model, config)?,
+        None => {
+            let model = model.set_require_grad(true);
+            let summary = Summary::of(&model);
+            (model, summary)
+        }
+    };
+    let task = LanguageModelling::new(train, text.tokenizer.pad_id()).eval(eval);
+    let Trained { model, report } = start.train(model, &summary, task)?;
+    if report.interrupted.is_none() {
+        match &config {
+            Some(config) => save_adapter(&model, ADAPTER, &config.for_file(&model_dir.to_string_lossy(), "CAUSAL_LM"), out)?,
+            None => {
+                copy_checkpoint_files(model_dir, out)?;
+                peft_models::write_weights(&model, out, |_| DType::F32, crate::commands::merge_adapter::SHARD_BYTES)?;
+                set_dtype(out, "float32")?;
+            }
+        }
     }
-    Ok(Outcome {
-        report: trained.report,
-        trainable_params: summary.trainable,
-        total_params: summary.total,
-        examples: stats,
-        eval_examples,
-        padding,
-        adapter_dir: out.into(),
-    })
+    Outcome::new(report, &summary, &stats, eval_examples, padding, out)
+}
+
+impl Outcome {
+    pub fn new(
+        report: Report,
+        summary: &Summary,
+        stats: &impl Serialize,
+        eval_examples: usize,
+        padding: Padding,
+        out: &Path,
+    ) -> Result<Self> {
+        let examples = serde_json::to_value(stats).map_err(|e| Error::InvalidConfig(e.to_string()))?;
+        let Summary { trainable, total, .. } = *summary;
+        Ok(Self { report, trainable_params: trainable, total_params: total, examples, eval_examples, padding, adapter_dir: out.into() })
+    }
 }
 
 /// Refuse an output directory with content, unless it may be written over or continued.
@@ -182,23 +258,11 @@ fn check_continues(run: &Run, file: &Path) -> Result<()> {
     }
 }
 
-/// The model with its adapter attached, or with all parameters trained.
-fn prepared(model: CausalLm, config: Option<&PeftConfig>, seed: u64) -> Result<(CausalLm, Summary)> {
-    match config {
-        Some(config) => adapt(model, config.method(), &Context { name: ADAPTER.into(), ..Context::seeded(seed) }),
-        None => {
-            let model = model.set_require_grad(true);
-            let summary = Summary::of(&model);
-            Ok((model, summary))
-        }
-    }
-}
-
 /// Progress as a bar on a terminal, as a line now and then elsewhere.
 fn show(bar: ProgressBar) -> impl FnMut(&Progress) + Send {
     let interactive = output::is_interactive();
     move |progress| {
-        let eval = progress.evaluation.as_ref().map(|e| format!(", evaluation {:.4}", e.eval_loss)).unwrap_or_default();
+        let eval = progress.evaluation.as_ref().map(|evaluation| format!(", evaluation: {evaluation}")).unwrap_or_default();
         let text = format!("loss {:.4}{eval}, {:.0} tokens/s", progress.loss, progress.tokens_per_second);
         if interactive {
             bar.set_length(progress.total_steps as u64);
@@ -213,18 +277,6 @@ fn show(bar: ProgressBar) -> impl FnMut(&Progress) + Send {
 /// About ten lines for a whole run.
 fn every(total: usize) -> usize {
     total.div_ceil(10).max(1)
-}
-
-/// Save the adapter, or the whole checkpoint after full fine-tuning.
-fn save(model: &CausalLm, config: Option<&PeftConfig>, model_dir: &Path, out: &Path) -> Result<()> {
-    match config {
-        Some(config) => save_adapter(model, ADAPTER, &config.for_file(&model_dir.to_string_lossy(), "CAUSAL_LM"), out),
-        None => {
-            copy_checkpoint_files(model_dir, out)?;
-            peft_models::write_weights(model, out, |_| DType::F32, crate::commands::merge_adapter::SHARD_BYTES)?;
-            set_dtype(out, "float32")
-        }
-    }
 }
 
 /// Copy a checkpoint's small files (configuration, tokenizer), without weights.

@@ -78,6 +78,14 @@ const METHODS: &[Row] = &[
         paper: "Ben Zaken et al. 2022",
     },
     Row {
+        name: "head",
+        what: "the classifier of an encoder (linear probing); writes a checkpoint",
+        trained_per_layer: "none",
+        settings: "",
+        hf_peft: "a plain checkpoint",
+        paper: "",
+    },
+    Row {
         name: "full",
         what: "everything; writes a checkpoint",
         trained_per_layer: "d_in d_out",
@@ -94,7 +102,7 @@ impl Methods {
         rows.extend(METHODS.iter().map(|m| [m.name, m.what, m.trained_per_layer, m.hf_peft, m.paper].map(String::from).to_vec()));
         let settings = METHODS.iter().filter(|m| !m.settings.is_empty()).map(|m| vec![m.name.to_string(), m.settings.to_string()]);
         let text = format!(
-            "{}\n\nSettings (all but bitfit and full also have target_modules, exclude_modules and layers_to_transform; all but full modules_to_save):\n{}",
+            "{}\n\nSettings (all but bitfit, head and full also have target_modules, exclude_modules and layers_to_transform; all but head and full modules_to_save):\n{}",
             output::table(&rows),
             output::table(&settings.collect::<Vec<_>>())
         );

@@ -1,5 +1,6 @@
 //! One file for each command.
 
+pub mod classify;
 pub mod eval;
 pub mod finetune;
 pub mod generate;

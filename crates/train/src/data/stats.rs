@@ -110,7 +110,7 @@ mod tests {
         stats.made(3, 2, 3);
         assert_eq!(stats.to_string(), "1 examples, 3 tokens, 2 of them learned; mean length 3, longest 3");
         stats.made(4, 1, 10);
-        [Skip::Empty, Skip::TooLong, Skip::TooLong].map(|why| stats.skipped(why));
+        [Skip::Empty, Skip::TooLong, Skip::TooLong].into_iter().for_each(|why| stats.skipped(why));
         let expected = "2 examples, 7 tokens, 3 of them learned; mean length 4, longest 10\n\
                         1 are longer than max_length and lost their end, 6 tokens in all\n\
                         skipped: 1 without text, 2 with all that is to be learned beyond max_length";
