@@ -128,7 +128,7 @@ fn parse_line(line: &[u8]) -> Result<Option<Content>, String> {
 }
 
 /// serde_json counts lines within the text it was given, which is always line 1 here.
-fn json_reason(error: serde_json::Error) -> String {
+pub(super) fn json_reason(error: serde_json::Error) -> String {
     let text = error.to_string();
     let reason = text.split(" at line ").next().unwrap_or(&text);
     format!("not valid JSON: {reason} at column {}; each line must hold one whole JSON object", error.column())
@@ -209,7 +209,7 @@ fn answer_text(object: &Map<String, Value>) -> Result<String, String> {
     }
 }
 
-fn string(object: &Map<String, Value>, key: &str) -> Result<String, String> {
+pub(super) fn string(object: &Map<String, Value>, key: &str) -> Result<String, String> {
     match object.get(key) {
         Some(Value::String(text)) => Ok(text.clone()),
         Some(other) => Err(format!("`{key}` must be a string, found {}", kind(other))),
@@ -225,7 +225,7 @@ fn keys(object: &Map<String, Value>) -> String {
     format!("the keys {}", keys.join(", "))
 }
 
-fn kind(value: &Value) -> &'static str {
+pub(super) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "nothing",
         Value::Bool(_) => "a boolean",

@@ -22,18 +22,25 @@
 mod batch;
 mod calendar;
 mod checkpoint;
+mod classify;
 mod encode;
 mod jsonl;
+mod labelled;
+mod pairs;
 mod python;
 mod sampler;
 mod template;
 mod tokenizer;
 mod turns;
+mod wordpiece;
 
 pub use batch::{Batch, Batcher};
 pub use checkpoint::SpecialTokens;
+pub use classify::{Classified, ClassifyStats, LabelledBatch, Targets};
 pub use encode::{EncodeConfig, EncodeStats, Encoded, Encoder, encode_continuation, encode_example};
 pub use jsonl::{Content, Example, Message, read_examples};
+pub use labelled::{Label, Labelled, Labels, RawLabel, read_labelled};
+pub use pairs::Tokens;
 pub use sampler::{Position, Sampler, Steps};
 pub use template::ChatTemplate;
 pub use tokenizer::{Stream, TextTokenizer};

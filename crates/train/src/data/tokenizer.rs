@@ -1,6 +1,7 @@
 //! Text to token ids and back, with the checkpoint's own tokenizer.
 
 use super::checkpoint::{SpecialTokens, read_json, token_ids};
+use super::wordpiece;
 use peft_core::{Error, Result};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use tokenizers::Tokenizer;
 /// A checkpoint's tokenizer and special tokens.
 #[derive(Debug, Clone)]
 pub struct TextTokenizer {
-    tokenizer: Tokenizer,
+    pub(super) tokenizer: Tokenizer,
     file: PathBuf,
     bos: Option<u32>,
     /// The tokenizer's own end-of-sequence token first.
@@ -30,7 +31,7 @@ pub(super) struct Piece {
 }
 
 impl TextTokenizer {
-    /// Read `tokenizer.json` of a checkpoint directory.
+    /// Read `tokenizer.json` of a checkpoint directory, or, where there is none, BERT's `vocab.txt`.
     ///
     /// The ids of special tokens come from `tokenizer_config.json`, `special_tokens_map.json`, `generation_config.json` and
     /// `config.json`, each optional. Truncation and padding that the file asks for are switched off: data decide about both.
@@ -39,7 +40,7 @@ impl TextTokenizer {
         let file = dir.join("tokenizer.json");
         let bytes = match std::fs::read(&file) {
             Ok(bytes) => bytes,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(Error::file(&file, missing(dir))),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Self::load_vocabulary(dir, &file),
             Err(e) => return Err(Error::io(&file, e)),
         };
         let invalid = |e: tokenizers::Error| Error::file(&file, format!("not a tokenizer: {e}"));
@@ -47,6 +48,14 @@ impl TextTokenizer {
         tokenizer.with_truncation(None).map_err(invalid)?;
         tokenizer.with_padding(None);
         Self::with_special_tokens(tokenizer, dir, file)
+    }
+
+    fn load_vocabulary(dir: &Path, absent: &Path) -> Result<Self> {
+        let vocabulary = dir.join(wordpiece::VOCABULARY);
+        match vocabulary.exists() {
+            true => Self::with_special_tokens(wordpiece::load(dir)?, dir, vocabulary),
+            false => Err(Error::file(absent, missing(dir))),
+        }
     }
 
     fn with_special_tokens(tokenizer: Tokenizer, dir: &Path, file: PathBuf) -> Result<Self> {
@@ -125,7 +134,7 @@ impl TextTokenizer {
         self.special.contains(&id)
     }
 
-    fn error(&self, error: tokenizers::Error) -> Error {
+    pub(super) fn error(&self, error: tokenizers::Error) -> Error {
         Error::file(&self.file, format!("the tokenizer failed: {error}"))
     }
 }
@@ -134,13 +143,13 @@ impl TextTokenizer {
 fn known(tokenizer: &Tokenizer, name: &str, text: &str) -> Option<u32> {
     let id = tokenizer.token_to_id(text);
     if id.is_none() {
-        tracing::warn!("the {name} `{text}` is not in tokenizer.json; ignored");
+        tracing::warn!("the {name} `{text}` is not in the vocabulary; ignored");
     }
     id
 }
 
 fn missing(dir: &Path) -> String {
-    let others = ["tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"];
+    let others = ["tokenizer.model", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model"];
     let found: Vec<_> = others.into_iter().filter(|name| dir.join(name).exists()).collect();
     if found.is_empty() {
         return "no such file; a checkpoint needs its tokenizer.json, copy it from where the model comes from".into();
