@@ -49,10 +49,9 @@ impl Site {
         self.field == "weight" && (self.is_linear() || self.is_embedding() || self.kind.starts_with("Conv"))
     }
 
-    /// Whether this is a linear projection to the output vocabulary or classes, which `all-linear` leaves out.
+    /// Whether this belongs to the projection to the output vocabulary or classes, which `all-linear` leaves out.
     pub fn is_output_head(&self) -> bool {
-        let last = self.module.rsplit('.').next().unwrap_or_default();
-        matches!(last, "lm_head" | "classifier" | "score")
+        self.module.split('.').any(|name| matches!(name, "lm_head" | "classifier" | "score"))
     }
 }
 
