@@ -60,8 +60,7 @@ impl Encoder {
     /// For tensors that are missing or do not have the shape that the configuration says.
     pub fn from_checkpoint(config: EncoderConfig, checkpoint: &Checkpoint, device: &Device, dtype: Option<DType>) -> Result<Self> {
         let keys = Keys::new(checkpoint, config.family);
-        let module = Self::lazy(&Arc::new(config), keys.has_pooler(), device);
-        keys.load(module, |path| Some(keys.of_encoder(path)), device, dtype)
+        keys.load(Self::lazy(&Arc::new(config), keys.has_pooler(), device), device, dtype)
     }
 
     /// An encoder with random weights, trainable: normal with deviation `initializer_range`, the same on every device for the same seed.

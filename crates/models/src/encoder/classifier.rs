@@ -3,7 +3,7 @@
 use super::base::{Encoder, first_token};
 use super::config::EncoderConfig;
 use super::family::Family;
-use super::keys::Keys;
+use super::keys::{self, Keys};
 use super::labels::Problem;
 use super::named::named_module;
 use super::save;
@@ -13,7 +13,7 @@ use burn::nn::{Dropout, DropoutConfig, Linear, LinearConfig};
 use burn::tensor::activation::tanh;
 use burn::tensor::{DType, Device, Tensor};
 use peft_core::files::Checkpoint;
-use peft_core::{Error, Project, Result, TextClassifier, Texts};
+use peft_core::{Project, Result, TextClassifier, Texts};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -68,7 +68,7 @@ impl SequenceClassifier {
     /// Read a trained classifier; its labels are those of `config.json`. The parameters are frozen. `dtype` as in [`Encoder::load`].
     ///
     /// # Errors
-    /// Those of [`Encoder::load`]; also [`Error::File`] if the checkpoint has no classifier, and [`Error::InvalidConfig`] for a
+    /// Those of [`Encoder::load`]; also [`Error::File`](peft_core::Error::File) if the checkpoint has no classifier, and [`Error::InvalidConfig`](peft_core::Error::InvalidConfig) for a
     /// problem that is not supported.
     pub fn load(dir: impl AsRef<Path>, device: &Device, dtype: Option<DType>) -> Result<Self> {
         let config = EncoderConfig::read(&dir)?;
@@ -96,7 +96,7 @@ impl SequenceClassifier {
     /// if the checkpoint has none. All else is frozen.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] for labels that make no problem; [`Error::File`] if there is no classifier and no seed; [`Error::Tensor`]
+    /// [`Error::InvalidConfig`](peft_core::Error::InvalidConfig) for labels that make no problem; [`Error::File`](peft_core::Error::File) if there is no classifier and no seed; [`Error::Tensor`](peft_core::Error::Tensor)
     /// for tensors that are missing or do not have the shape that the configuration says.
     pub fn from_checkpoint(
         config: EncoderConfig,
@@ -105,29 +105,14 @@ impl SequenceClassifier {
         device: &Device,
         dtype: Option<DType>,
     ) -> Result<Self> {
-        let keys = Keys::new(checkpoint, config.family);
-        if new_head.is_none() && !keys.has_classifier() {
-            return Err(no_classifier(checkpoint));
-        }
-        let std = config.initializer_range;
-        let prefix = format!("{}.", config.family.prefix());
-        let new_pooler = !keys.has_pooler();
-        let key = |path: &str| match path.strip_prefix(&prefix) {
-            Some(inside) if inside.starts_with("pooler.") && new_pooler && new_head.is_some() => None,
-            Some(inside) => Some(keys.of_encoder(inside)),
-            None => new_head.is_none().then(|| path.to_string()),
-        };
-        let model = keys.load(Self::lazy(config, device)?, key, device, dtype)?;
-        Ok(match new_head {
-            Some(seed) => load::randomize(model, std, seed, device, |path| key(path).is_none()),
-            None => model,
-        })
+        let (keys, std) = (Keys::new(checkpoint, config.family), config.initializer_range);
+        keys.load_under_head(Self::lazy(config, device)?, new_head, std, device, dtype)
     }
 
     /// A classifier with random weights, trainable.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] for labels that make no problem.
+    /// [`Error::InvalidConfig`](peft_core::Error::InvalidConfig) for labels that make no problem.
     pub fn init(config: EncoderConfig, device: &Device, seed: u64) -> Result<Self> {
         let std = config.initializer_range;
         Ok(load::randomize(Self::lazy(config, device)?, std, seed, device, |_| true))
@@ -135,7 +120,7 @@ impl SequenceClassifier {
 
     /// Whether a checkpoint holds a trained classifier, so that [`load`](Self::load) has something to read.
     pub fn is_in(checkpoint: &Checkpoint) -> bool {
-        checkpoint.keys().any(|key| key.starts_with("classifier."))
+        keys::has_classifier(checkpoint)
     }
 
     /// The configuration, with the labels.
@@ -191,9 +176,4 @@ impl TextClassifier for SequenceClassifier {
         };
         self.classifier.forward(features)
     }
-}
-
-pub(super) fn no_classifier(checkpoint: &Checkpoint) -> Error {
-    let reason = "holds no classifier (no tensor `classifier.…`): it is an encoder alone; give labels to put a new classifier on it";
-    Error::file(checkpoint.path(), reason)
 }

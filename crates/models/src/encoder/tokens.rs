@@ -1,12 +1,10 @@
 //! A label for every token of a text.
 
 use super::base::Encoder;
-use super::classifier::no_classifier;
 use super::config::EncoderConfig;
 use super::keys::Keys;
 use super::named::named_module;
 use super::save;
-use crate::load;
 use burn::nn::{Dropout, DropoutConfig, Linear, LinearConfig};
 use burn::tensor::{DType, Device, Tensor};
 use peft_core::files::Checkpoint;
@@ -54,21 +52,8 @@ impl TokenClassifier {
         device: &Device,
         dtype: Option<DType>,
     ) -> Result<Self> {
-        let keys = Keys::new(checkpoint, config.family);
-        if new_head.is_none() && !keys.has_classifier() {
-            return Err(no_classifier(checkpoint));
-        }
-        let std = config.initializer_range;
-        let prefix = format!("{}.", config.family.prefix());
-        let key = |path: &str| match path.strip_prefix(&prefix) {
-            Some(inside) => Some(keys.of_encoder(inside)),
-            None => new_head.is_none().then(|| path.to_string()),
-        };
-        let model = keys.load(Self::lazy(config, device)?, key, device, dtype)?;
-        Ok(match new_head {
-            Some(seed) => load::randomize(model, std, seed, device, |path| key(path).is_none()),
-            None => model,
-        })
+        let (keys, std) = (Keys::new(checkpoint, config.family), config.initializer_range);
+        keys.load_under_head(Self::lazy(config, device)?, new_head, std, device, dtype)
     }
 
     /// The configuration, with the labels.
