@@ -116,7 +116,7 @@ impl PretrainTiny {
             let examples: Vec<_> = (0..self.test_examples).map(|_| completion(tasks::example(task, &mut rng))).collect();
             // A character is a token.
             let longest = tasks::MAX_EXAMPLE_CHARS;
-            let share = evaluate::exact_match(&model, &tokenizer, None, &examples, 32, longest, |_, _| {})?.accuracy;
+            let share = evaluate::exact_match(&model, &tokenizer, None, &examples, 32, longest, |_, _| {})?.value;
             eprintln!("{:>12} {share:.2}", task.instruction());
             writeln!(text, "| {} | {seen} | {share:.2} |", task.instruction())?;
         }

@@ -2,38 +2,56 @@
 
 use crate::loading::{ModelArgs, Text};
 use crate::output;
-use burn::module::Module;
 use clap::{Args, ValueEnum};
-use peft_core::Result;
-use peft_train::data::{Batcher, EncodeConfig, Encoder, read_examples};
-use peft_train::evaluate;
-use std::path::PathBuf;
+use peft_core::files::write_atomic;
+use peft_core::{Error, Result};
+use peft_train::evaluate::{self, DataOptions, Job, Report, Task};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
 
-/// Measure a model on a JSONL file.
+/// Measure a model: on a data file, or on benchmarks that task files describe.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  peft eval --model SmolLM2-135M --data valid.jsonl --metric perplexity\n  \
-    peft eval --model SmolLM2-135M --adapter my-adapter --data questions.jsonl --metric exact-match --json\n\n\
-    perplexity takes the lines that finetune takes; exact-match {\"prompt\",\"completion\"}, {\"prompt\",\"answer\"} or\n\
-    {\"messages\":[...]}; multiple-choice {\"prompt\",\"choices\":[...],\"answer\": number or text}.")]
+    peft eval --model SmolLM2-135M --data book.txt --metric perplexity --stride 512\n  \
+    peft eval --model SmolLM2-135M --adapter my-adapter --data questions.jsonl --metric exact-match --json\n  \
+    peft eval --model SmolLM2-135M --task gsm8k.yaml --task arc.yaml --limit 100 --predictions answers.jsonl\n\n\
+    A data file has, in each line, for perplexity what finetune takes (or is plain text, .txt); for exact-match, token-f1, rouge-l\n\
+    and numeric {\"prompt\",\"completion\"}, {\"prompt\",\"answer\"} or {\"messages\":[...]}; for multiple-choice\n\
+    {\"prompt\",\"choices\":[...],\"answer\": number or text}.\n\n\
+    A task file takes any fields, and few-shot examples:\n  \
+    data: test.jsonl\n  metric: numeric\n  prompt: \"Question: {{ question }}\\nAnswer:\"\n  answer: answer\n  \
+    stop: [\"Question:\"]\n  few_shot: { k: 5, data: train.jsonl, seed: 0 }")]
 pub struct Eval {
     #[command(flatten)]
     model: ModelArgs,
-    /// The data file.
-    #[arg(long, value_name = "FILE")]
-    data: PathBuf,
-    /// What to measure.
-    #[arg(long, value_enum)]
-    metric: Metric,
-    /// Sequences or prompts in one batch, for perplexity and exact-match.
+    /// A task file (YAML). Several are evaluated one after the other.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["data", "metric", "max_length", "stride", "train_on_prompt", "max_new_tokens"])]
+    task: Vec<PathBuf>,
+    /// The data file, without a task file.
+    #[arg(long, value_name = "FILE", required_unless_present = "task")]
+    data: Option<PathBuf>,
+    /// What to measure on it.
+    #[arg(long, value_enum, required_unless_present = "task")]
+    metric: Option<Metric>,
+    /// Sequences, choices, prompts or windows in one batch.
     #[arg(long, default_value_t = 8)]
     batch_size: usize,
-    /// Longest sequence in tokens, for perplexity.
-    #[arg(long, default_value_t = 1024)]
-    max_length: usize,
+    /// Evaluate the first so many lines only.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
+    /// Write one JSON object for each example: what was asked, answered and right.
+    #[arg(long, value_name = "FILE")]
+    predictions: Option<PathBuf>,
+    /// Longest sequence, or tokens of a window, for perplexity [default: 1024, windows no more than the model was made for].
+    #[arg(long, value_name = "N")]
+    max_length: Option<usize>,
+    /// Measure perplexity over whole texts, in windows that begin so many tokens apart [default for .txt: half a window].
+    #[arg(long, value_name = "N")]
+    stride: Option<usize>,
     /// Count prompts too, for perplexity.
     #[arg(long)]
     train_on_prompt: bool,
-    /// Longest answer in tokens, for exact-match.
+    /// Longest answer in tokens.
     #[arg(long, default_value_t = 64)]
     max_new_tokens: usize,
 }
@@ -44,41 +62,134 @@ enum Metric {
     Perplexity,
     /// Whether the greedy continuation equals the answer.
     ExactMatch,
+    /// Words that the continuation and the answer have in common, as in SQuAD.
+    TokenF1,
+    /// Longest common subsequence of words of the continuation and the answer.
+    RougeL,
+    /// Whether the continuation's last number is the answer's.
+    Numeric,
     /// Whether the right choice is the most likely.
     MultipleChoice,
 }
 
+impl From<Metric> for evaluate::Metric {
+    fn from(metric: Metric) -> Self {
+        match metric {
+            Metric::Perplexity => Self::Perplexity,
+            Metric::ExactMatch => Self::ExactMatch,
+            Metric::TokenF1 => Self::TokenF1,
+            Metric::RougeL => Self::RougeL,
+            Metric::Numeric => Self::Numeric,
+            Metric::MultipleChoice => Self::MultipleChoice,
+        }
+    }
+}
+
 impl Eval {
     pub fn run(self, json: bool) -> Result<()> {
-        let examples = read_examples(&self.data)?;
+        let tasks = self.tasks()?;
         let text = Text::load(&self.model.model)?;
+        let jobs = self.jobs(&tasks, &text)?;
         let model = self.model.load()?;
-        let device = model.devices().into_iter().next().unwrap_or_default();
-        let batcher = Batcher::new(device, text.tokenizer.pad_id());
-        let bar = output::bar(examples.len(), "evaluating");
-        let on_progress = |done: usize, all: usize| {
-            bar.set_length(all as u64);
-            bar.set_position(done as u64);
-        };
-        let accuracy = match self.metric {
-            Metric::Perplexity => {
-                let config = EncodeConfig { max_length: self.max_length, train_on_prompt: self.train_on_prompt };
-                let rows = Encoder::new(&text.tokenizer, text.template.as_ref(), config)?.encode_all(&examples)?;
-                let result = evaluate::perplexity(&model, &rows, self.batch_size, &batcher, on_progress)?;
-                bar.finish_and_clear();
-                let line = format!("perplexity {:.4} (loss {:.4} nats over {} tokens)", result.perplexity, result.loss, result.tokens);
-                return output::print(json, &result, line);
-            }
-            Metric::ExactMatch => {
-                let (batch_size, longest) = (self.batch_size, self.max_new_tokens);
-                evaluate::exact_match(&model, &text.tokenizer, text.template.as_ref(), &examples, batch_size, longest, on_progress)?
-            }
-            Metric::MultipleChoice => evaluate::multiple_choice(&model, &text.tokenizer, &examples, &batcher, on_progress)?,
-        };
-        bar.finish_and_clear();
-        let normalised = accuracy.accuracy_normalised.map(|a| format!(", {a:.4} normalised by length")).unwrap_or_default();
-        let line =
-            format!("accuracy {:.4} ± {:.4}{normalised} ({} examples)", accuracy.accuracy, accuracy.standard_error, accuracy.examples);
-        output::print(json, &accuracy, line)
+        let mut reports = Vec::new();
+        for job in &jobs {
+            let bar = output::bar(0, &job.name);
+            let on_progress = |done: usize, all: usize| {
+                bar.set_length(all as u64);
+                bar.set_position(done as u64);
+            };
+            reports.push(job.run(&model, &text.tokenizer, on_progress)?);
+            bar.finish_and_clear();
+        }
+        if let Some(file) = &self.predictions {
+            write_predictions(file, &reports)?;
+        }
+        let results: Vec<Value> = reports.iter().map(|report| self.with_model(report.to_json())).collect();
+        match (self.task.is_empty(), results.as_slice()) {
+            (true, [result]) => output::print(json, result, table(&reports)),
+            _ => output::print(json, &json!({ "results": results }), table(&reports)),
+        }
     }
+
+    fn tasks(&self) -> Result<Vec<Task>> {
+        let limit = self.limit.map(|limit| limit as usize);
+        let read = |file: &PathBuf| {
+            let mut task = Task::read(file)?;
+            task.limit = limit.or(task.limit);
+            Ok(task)
+        };
+        self.task.iter().map(read).collect()
+    }
+
+    /// What to evaluate, all of it read before the model is.
+    fn jobs(&self, tasks: &[Task], text: &Text) -> Result<Vec<Job>> {
+        let template = text.template.as_ref();
+        let jobs = match (&self.data, self.metric) {
+            (Some(data), Some(metric)) => vec![evaluate::data_job(data, metric.into(), &self.options(), &text.tokenizer, template)?],
+            _ => tasks.iter().map(|task| task.prepare(template, self.batch_size)).collect::<Result<_>>()?,
+        };
+        match jobs.iter().find(|job| self.predictions.is_some() && job.metric == evaluate::Metric::Perplexity) {
+            Some(job) => {
+                Err(Error::InvalidConfig(format!("--predictions has nothing to write for {}: perplexity predicts no answers", job.name)))
+            }
+            None => Ok(jobs),
+        }
+    }
+
+    fn options(&self) -> DataOptions {
+        DataOptions {
+            batch_size: self.batch_size,
+            limit: self.limit.map(|limit| limit as usize),
+            max_length: self.max_length,
+            stride: self.stride,
+            train_on_prompt: self.train_on_prompt,
+            max_new_tokens: self.max_new_tokens,
+        }
+    }
+
+    fn with_model(&self, mut result: Value) -> Value {
+        result["settings"]["batch_size"] = self.batch_size.into();
+        result["settings"]["model"] = json!(self.model.model);
+        result["settings"]["adapter"] = json!(self.model.adapter);
+        result
+    }
+}
+
+fn write_predictions(file: &Path, reports: &[Report]) -> Result<()> {
+    let mut lines = String::new();
+    for report in reports {
+        for prediction in &report.predictions {
+            let mut line = json!({ "task": report.name });
+            if let (Some(line), Some(prediction)) = (line.as_object_mut(), prediction.as_object()) {
+                line.extend(prediction.clone());
+            }
+            lines += &format!("{line}\n");
+        }
+    }
+    write_atomic(file, lines.as_bytes())
+}
+
+/// All scores, and below them the classes of classification tasks.
+fn table(reports: &[Report]) -> String {
+    let mut rows = vec![["task", "score", "value", "standard error", "examples"].map(String::from).to_vec()];
+    for report in reports {
+        let examples = report.examples.to_string();
+        for (name, score) in &report.scores {
+            let (value, error) = (format!("{:.4}", score.value), format!("{:.4}", score.standard_error));
+            rows.push(vec![report.name.clone(), name.to_string(), value, error, examples.clone()]);
+        }
+        rows.extend(report.counts.iter().map(|(name, count)| vec![report.name.clone(), name.to_string(), count.to_string()]));
+    }
+    let classes = reports.iter().filter_map(class_table);
+    std::iter::once(output::table(&rows)).chain(classes).collect::<Vec<_>>().join("\n\n")
+}
+
+fn class_table(report: &Report) -> Option<String> {
+    let (labels, classification) = report.classification.as_ref()?;
+    let mut rows = vec![[report.name.as_str(), "precision", "recall", "f1", "examples"].map(String::from).to_vec()];
+    for (label, class) in labels.iter().zip(&classification.classes) {
+        let scores = [class.precision, class.recall, class.f1].map(|score| format!("{score:.4}"));
+        rows.push([label.clone()].into_iter().chain(scores).chain([class.support.to_string()]).collect());
+    }
+    Some(output::table(&rows))
 }

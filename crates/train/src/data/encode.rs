@@ -207,6 +207,19 @@ pub fn encode_continuation(tokenizer: &TextTokenizer, prompt: &str, continuation
     Ok(Encoded::new(&pieces, |_, piece| piece.end > prompt.len()))
 }
 
+/// The tokens of a text in the midst of a document, right after the character `before`.
+///
+/// Tokenised together with that character, so that tokenizers which add a space to the beginning of a text do not add one here.
+pub(crate) fn encode_inside(tokenizer: &TextTokenizer, before: char, text: &str) -> Result<Vec<u32>> {
+    let pieces = tokenizer.pieces(&format!("{before}{text}"), false)?;
+    let boundary = before.len_utf8();
+    if pieces.iter().any(|p| p.start < boundary && p.end > boundary) {
+        return tokenizer.encode(text, false);
+    }
+    let inside = pieces[..text_end(&pieces)].iter().filter(|p| p.end > boundary);
+    Ok(inside.map(|p| p.id).collect())
+}
+
 /// Where the tokens of the text end and those that the tokenizer adds after it begin.
 fn text_end(pieces: &[Piece]) -> usize {
     pieces.iter().rposition(|p| !p.added).map_or(pieces.len(), |last| last + 1)

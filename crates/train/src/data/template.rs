@@ -162,7 +162,7 @@ fn without_generation_marks(source: &str) -> String {
 }
 
 /// minijinja's message without its internal template name.
-fn describe(error: &minijinja::Error) -> String {
+pub(crate) fn describe(error: &minijinja::Error) -> String {
     let reason = match error.detail() {
         Some(detail) => detail.to_string(),
         None => error.kind().to_string(),

@@ -1,0 +1,165 @@
+//! Rows of a data file: JSON Lines, CSV or TSV, one at a time.
+
+use super::super::item::Origin;
+use peft_core::{Error, Result};
+use serde_json::{Map, Value};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::sync::Arc;
+
+/// One row and where it comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub(in super::super) struct Row {
+    pub fields: Map<String, Value>,
+    pub origin: Origin,
+}
+
+impl Row {
+    /// The field `path`, or `a.b` for the field `b` of the field `a`; why not if there is none.
+    pub fn field(&self, path: &str) -> Result<&Value, String> {
+        let nested = || {
+            let mut parts = path.split('.');
+            let first = self.fields.get(parts.next()?)?;
+            parts.try_fold(first, |value, part| value.get(part))
+        };
+        let found = self.fields.get(path).or_else(nested);
+        found.ok_or_else(|| format!("there is no field `{path}`; the row has {}", self.names()))
+    }
+
+    /// The names of its fields, for messages.
+    pub fn names(&self) -> String {
+        let names: Vec<_> = self.fields.keys().map(|name| format!("`{name}`")).collect();
+        if names.is_empty() { "no fields".into() } else { names.join(", ") }
+    }
+}
+
+/// The rows of a file.
+pub(in super::super) struct Rows(Source);
+
+enum Source {
+    Json { reader: BufReader<File>, file: Arc<Path>, line: usize },
+    Table { records: csv::StringRecordsIntoIter<File>, header: Vec<String>, file: Arc<Path> },
+}
+
+impl Rows {
+    /// Open a file by its extension: `.csv`, `.tsv`, else JSON Lines.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Data`] for a table without a header.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|e| Error::io(path, e))?;
+        let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
+        let delimiter = match extension.as_deref() {
+            Some("csv") => b',',
+            Some("tsv") => b'\t',
+            _ => return Ok(Self(Source::Json { reader: BufReader::new(file), file: path.into(), line: 0 })),
+        };
+        let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(file);
+        let header = reader.headers().map_err(|e| table_error(path, 1, &e))?.iter().map(String::from).collect();
+        Ok(Self(Source::Table { records: reader.into_records(), header, file: path.into() }))
+    }
+
+    /// All rows, at most `limit`.
+    ///
+    /// # Errors
+    /// As reading them; [`Error::File`] if there are none.
+    pub fn read(path: &Path, limit: Option<usize>) -> Result<Vec<Row>> {
+        let rows = Self::open(path)?.take(limit.unwrap_or(usize::MAX)).collect::<Result<Vec<_>>>()?;
+        if rows.is_empty() { Err(Error::file(path, "holds no examples")) } else { Ok(rows) }
+    }
+}
+
+impl Iterator for Rows {
+    type Item = Result<Row>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match &mut self.0 {
+            Source::Json { reader, file, line } => json_row(reader, file, line).transpose(),
+            Source::Table { records, header, file } => table_row(records, header, file),
+        }
+    }
+}
+
+/// The next line that is not blank.
+fn json_row(reader: &mut BufReader<File>, file: &Arc<Path>, number: &mut usize) -> Result<Option<Row>> {
+    let mut bytes = Vec::new();
+    loop {
+        bytes.clear();
+        if reader.read_until(b'\n', &mut bytes).map_err(|e| Error::io(file, e))? == 0 {
+            return Ok(None);
+        }
+        *number += 1;
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").filter(|_| *number == 1).unwrap_or(&bytes);
+        if bytes.iter().all(u8::is_ascii_whitespace) {
+            continue;
+        }
+        let origin = Origin { file: file.clone(), line: *number };
+        return match serde_json::from_slice::<Value>(bytes) {
+            Ok(Value::Object(fields)) => Ok(Some(Row { fields, origin })),
+            Ok(_) => Err(origin.error("expected one JSON object per line")),
+            Err(e) => Err(origin.error(format!("not valid JSON: {e}; each line must hold one whole JSON object"))),
+        };
+    }
+}
+
+fn table_row(records: &mut csv::StringRecordsIntoIter<File>, header: &[String], file: &Arc<Path>) -> Option<Result<Row>> {
+    let line = records.reader().position().line() as usize;
+    let record = match records.next()? {
+        Ok(record) => record,
+        Err(e) => return Some(Err(table_error(file, line, &e))),
+    };
+    let line = record.position().map_or(line, |position| position.line() as usize);
+    let fields = header.iter().cloned().zip(record.iter().map(Value::from)).collect();
+    Some(Ok(Row { fields, origin: Origin { file: file.clone(), line } }))
+}
+
+fn table_error(file: &Path, line: usize, error: &csv::Error) -> Error {
+    let line = error.position().map_or(line, |position| position.line() as usize);
+    let reason = match error.kind() {
+        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => format!("the header has {expected_len} fields, this row has {len}"),
+        csv::ErrorKind::Utf8 { err, .. } => format!("not valid UTF-8: {err}"),
+        _ => error.to_string(),
+    };
+    Error::Data { file: file.into(), line, reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn rows(name: &str, text: &str) -> Result<Vec<(usize, Value)>, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        let place = format!("{}/", dir.path().display());
+        let rows = Rows::read(&path, None).map_err(|e| e.to_string().replace(&place, ""))?;
+        Ok(rows.into_iter().map(|row| (row.origin.line, Value::Object(row.fields))).collect())
+    }
+
+    #[test]
+    fn json_lines_and_tables_give_the_same_rows() {
+        let expected = vec![(2, json!({"q": "a, b", "n": "1"})), (4, json!({"q": "c\nd", "n": "2"}))];
+        assert_eq!(rows("a.csv", "q,n\n\"a, b\",1\n\n\"c\nd\",2\n").unwrap(), expected);
+        assert_eq!(rows("a.tsv", "\u{feff}q\tn\na, b\t1\n").unwrap(), expected[..1]);
+        let lines = rows("a.jsonl", "\u{feff}\n{\"q\": \"a, b\", \"n\": \"1\"}\n\n{\"q\": \"c\\nd\", \"n\": \"2\"}").unwrap();
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn a_row_that_cannot_be_read_is_named() {
+        assert_eq!(rows("a.csv", "q,n\na,1\nb\n").unwrap_err(), "a.csv:3: the header has 2 fields, this row has 1");
+        assert_eq!(rows("a.jsonl", "{}\n[1]").unwrap_err(), "a.jsonl:2: expected one JSON object per line");
+        assert!(rows("a.jsonl", "{}\n\n{").unwrap_err().starts_with("a.jsonl:3: not valid JSON: "));
+        assert_eq!(rows("a.csv", "q,n\n").unwrap_err(), "a.csv: holds no examples");
+    }
+
+    #[test]
+    fn fields_of_fields_are_found() {
+        let fields = json!({"a.b": 1, "c": {"d": [2]}}).as_object().unwrap().clone();
+        let row = Row { fields, origin: Origin { file: Path::new("x").into(), line: 1 } };
+        assert_eq!((row.field("a.b").unwrap(), row.field("c.d").unwrap()), (&json!(1), &json!([2])));
+        assert_eq!(row.field("c.e").unwrap_err(), "there is no field `c.e`; the row has `a.b`, `c`");
+    }
+}
