@@ -8,6 +8,7 @@ mod loader;
 mod memory;
 mod optimizer;
 mod quiet;
+pub mod report;
 mod resume;
 mod schedule;
 mod trainer;

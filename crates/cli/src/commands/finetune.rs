@@ -2,17 +2,18 @@
 
 use crate::loading::{ADAPTER, Text};
 use crate::output;
+use crate::progress::Show;
 use crate::run::{MethodName, Run};
+use crate::run_files;
 use burn::module::Module;
 use burn::tensor::DType;
 use clap::Args;
-use indicatif::ProgressBar;
 use peft_adapters::PeftConfig;
 use peft_core::files::{read_text, write_atomic};
 use peft_core::{Context, Error, Result, Summary, adapt, device, save_adapter};
 use peft_models::CausalLm;
 use peft_train::data::{EncodeConfig, EncodeStats, Encoded, Encoder, read_examples};
-use peft_train::{Progress, Report, Trainer};
+use peft_train::{Report, Trainer};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -22,7 +23,7 @@ use std::path::{Path, PathBuf};
     --target-modules q_proj,v_proj --r 8 --lora-alpha 16 --epochs 2 --out my-adapter\n\n\
     The same settings can stand in a YAML file, with underscores for dashes (--config run.yaml); flags win over it.\n\
     The output directory gets adapter_config.json and adapter_model.safetensors (which HF PEFT loads), run.yaml with all\n\
-    settings that were used, and metrics.jsonl with one line per step.")]
+    settings that were used, metrics.jsonl with one line per step, and report.html, a page about the run.")]
 pub struct Finetune {
     /// A YAML file with settings.
     #[arg(long, value_name = "FILE")]
@@ -38,6 +39,8 @@ pub struct Finetune {
     /// Continue from the newest checkpoint in the output directory (see --save-steps).
     #[arg(long)]
     pub resume: bool,
+    #[command(flatten)]
+    pub show: Show,
 }
 
 /// What fine-tuning reports.
@@ -51,6 +54,9 @@ pub struct Outcome {
     pub total_params: usize,
     examples: EncodeStats,
     adapter_dir: PathBuf,
+    /// The page about the run.
+    #[serde(rename = "report", skip_serializing_if = "Option::is_none")]
+    pub page: Option<PathBuf>,
 }
 
 impl Finetune {
@@ -60,11 +66,12 @@ impl Finetune {
             None => self.run,
         };
         let run = run.effective();
-        let outcome = finetune(&run, &self.out, self.overwrite, self.resume)?;
-        let Outcome { report, adapter_dir, .. } = &outcome;
+        let outcome = finetune(&run, &self.out, self.overwrite, self.resume, &self.show)?;
+        let Outcome { report, adapter_dir, page, .. } = &outcome;
+        let page = page.iter().map(|page| format!("\nreport: {}", page.display())).collect::<String>();
         let eval = report.eval_loss.map(|loss| format!(", evaluation loss {loss:.4}")).unwrap_or_default();
         let text = format!(
-            "{} steps in {:.1} s ({:.0} tokens/s): loss {:.4} -> {:.4}{eval}\nsaved to {}",
+            "{} steps in {:.1} s ({:.0} tokens/s): loss {:.4} -> {:.4}{eval}\nsaved to {}{page}",
             report.steps,
             report.seconds,
             report.tokens_per_second,
@@ -80,7 +87,7 @@ impl Finetune {
 const RUN_FILE: &str = "run.yaml";
 
 /// Fine-tune as `run` says and save into `out`.
-pub fn finetune(run: &Run, out: &Path, overwrite: bool, resume: bool) -> Result<Outcome> {
+pub fn finetune(run: &Run, out: &Path, overwrite: bool, resume: bool, show: &Show) -> Result<Outcome> {
     let model_dir = run.required("model", &run.model)?;
     let data = run.required("data", &run.data)?;
     let method = run.method();
@@ -98,6 +105,7 @@ pub fn finetune(run: &Run, out: &Path, overwrite: bool, resume: bool) -> Result<
     let (train, stats) = encoded(&text, run, data)?;
     let eval = run.eval.as_deref().map(|file| encoded(&text, run, file)).transpose()?.map_or(Vec::new(), |(rows, _)| rows);
     report_cuts(&stats);
+    let mut samples = run_files::sample_task(run, &text)?;
 
     let device = device::parse(run.device.as_deref().unwrap_or("cpu"))?.autodiff();
     device.seed(run.seed.unwrap_or(0));
@@ -109,18 +117,20 @@ pub fn finetune(run: &Run, out: &Path, overwrite: bool, resume: bool) -> Result<
 
     std::fs::create_dir_all(out).map_err(|e| Error::io(out, e))?;
     write_atomic(&out.join(RUN_FILE), run.to_yaml()?.as_bytes())?;
-    let bar = output::bar(0, "training");
-    let trainer = Trainer::new(train_config, train, out, text.tokenizer.pad_id()).eval(eval).resume(resume).on_step(show(bar.clone()));
+    run_files::begin(out, &summary, &mut samples, &model)?;
+    let trainer = Trainer::new(train_config, train, out, text.tokenizer.pad_id()).eval(eval).resume(resume).on_step(show.consumer(out)?);
     let trained = trainer.run(model)?;
-    bar.finish_and_clear();
     save(&trained.model, config.as_ref(), model_dir, out)?;
-    Ok(Outcome {
+    let outcome = Outcome {
         report: trained.report,
         trainable_params: summary.trainable,
         total_params: summary.total,
         examples: stats,
         adapter_dir: out.into(),
-    })
+        page: None,
+    };
+    let page = run_files::finish(out, &outcome, &mut samples, &trained.model)?;
+    Ok(Outcome { page: Some(page), ..outcome })
 }
 
 /// Refuse an output directory with content, unless it may be written over or continued.
@@ -141,7 +151,7 @@ fn check_continues(run: &Run, file: &Path) -> Result<()> {
     if !file.exists() {
         return Ok(());
     }
-    let settings = |run: Run| Run { eval: None, eval_steps: None, save_steps: None, device: None, ..run }.to_yaml();
+    let settings = |run: Run| Run { eval: None, eval_steps: None, save_steps: None, samples: None, device: None, ..run }.to_yaml();
     match settings(Run::read(file)?)? == settings(run.clone())? {
         true => Ok(()),
         false => Err(Error::file(file, "--resume needs the settings of the run that it continues, which this file holds")),
@@ -175,27 +185,6 @@ fn prepared(model: CausalLm, config: Option<&PeftConfig>, seed: u64) -> Result<(
             Ok((model, summary))
         }
     }
-}
-
-/// Progress as a bar on a terminal, as a line now and then elsewhere.
-fn show(bar: ProgressBar) -> impl FnMut(&Progress) + Send {
-    let interactive = output::is_interactive();
-    move |progress| {
-        let eval = progress.eval_loss.map(|loss| format!(", evaluation {loss:.4}")).unwrap_or_default();
-        let text = format!("loss {:.4}{eval}, {:.0} tokens/s", progress.loss, progress.tokens_per_second);
-        if interactive {
-            bar.set_length(progress.total_steps as u64);
-            bar.set_position(progress.step as u64);
-            bar.set_message(text);
-        } else if progress.step == 1 || progress.step == progress.total_steps || progress.step.is_multiple_of(every(progress.total_steps)) {
-            eprintln!("step {}/{}: {text}", progress.step, progress.total_steps);
-        }
-    }
-}
-
-/// About ten lines for a whole run.
-fn every(total: usize) -> usize {
-    total.div_ceil(10).max(1)
 }
 
 /// Save the adapter, or the whole checkpoint after full fine-tuning.
