@@ -1,6 +1,7 @@
 //! `peft`: fine-tune, evaluate, merge and run adapted language models.
 
 mod commands;
+mod dashboard;
 mod loading;
 mod output;
 mod progress;

@@ -1,8 +1,10 @@
 //! How a person sees a training run go.
 
+use crate::dashboard::Course;
 use crate::output;
 use clap::{Args, ValueEnum};
-use indicatif::ProgressFinish;
+use console::Term;
+use indicatif::{ProgressFinish, ProgressStyle};
 use peft_core::Result;
 use peft_train::Progress;
 use peft_train::report::{EventWriter, run_name};
@@ -11,9 +13,11 @@ use std::path::{Path, PathBuf};
 /// What is shown of the steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum ProgressMode {
-    /// A bar on a terminal, lines elsewhere.
+    /// On a terminal the dashboard, or the bar where it has not enough room; lines elsewhere.
     #[default]
     Auto,
+    /// The course of the loss as a plot, above the bar.
+    Dashboard,
     /// A bar on stderr.
     Bar,
     /// Some ten lines on stderr.
@@ -41,9 +45,11 @@ impl Show {
     pub fn consumer(&self, out: &Path) -> Result<impl FnMut(&Progress) + Send + use<>> {
         let mut events = self.tensorboard.as_ref().map(|logs| EventWriter::create(&logs.join(run_name(out)))).transpose()?;
         let mut shown: Box<dyn FnMut(&Progress) + Send> = match self.progress {
-            ProgressMode::Auto if output::is_interactive() => Box::new(bar()),
+            ProgressMode::Auto if !output::is_interactive() => Box::new(lines),
+            ProgressMode::Auto if !has_room() => Box::new(bar()),
+            ProgressMode::Auto | ProgressMode::Dashboard => Box::new(dashboard()),
             ProgressMode::Bar => Box::new(bar()),
-            ProgressMode::Auto | ProgressMode::Plain => Box::new(lines),
+            ProgressMode::Plain => Box::new(lines),
             ProgressMode::None => Box::new(|_| {}),
         };
         Ok(move |progress: &Progress| {
@@ -63,6 +69,25 @@ fn bar() -> impl FnMut(&Progress) + Send {
         bar.set_length(progress.total_steps as u64);
         bar.set_position(progress.step as u64);
         bar.set_message(said(progress));
+    }
+}
+
+/// Whether the terminal is large enough for the dashboard with some lines of text above.
+fn has_room() -> bool {
+    let (rows, columns) = Term::stderr().size();
+    rows >= 20 && columns >= 60
+}
+
+fn dashboard() -> impl FnMut(&Progress) + Send {
+    let bar = output::bar(0, "training").with_finish(ProgressFinish::AndClear);
+    let style = ProgressStyle::with_template("{msg}\n{prefix} [{bar:30}] {pos}/{len} ({eta} left)").expect("a valid template");
+    bar.set_style(style.progress_chars("=> "));
+    let mut course = Course::default();
+    move |progress| {
+        course.add(progress);
+        bar.set_length(progress.total_steps as u64);
+        bar.set_position(progress.step as u64);
+        bar.set_message(course.text(usize::from(Term::stderr().size().1)));
     }
 }
 

@@ -68,7 +68,7 @@ fn evaluation_loss(record: &RunRecord) -> Option<Fact> {
 
 fn trainable(record: &RunRecord) -> Option<Fact> {
     let summary = record.parameters.as_ref()?;
-    let note = format!("{} % of {}", trimmed(summary.percent(), 3), short(summary.total as f64));
+    let note = format!("{} % of {}", trimmed(summary.percent(), 2), short(summary.total as f64));
     Some(Fact { label: "Trainable", value: grouped(summary.trainable), note })
 }
 

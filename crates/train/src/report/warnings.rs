@@ -77,7 +77,7 @@ fn clipped(record: &RunRecord) -> Option<String> {
     let norms = record.metrics.series("grad_norm");
     let above = norms.iter().filter(|(_, norm)| *norm > limit).count();
     let percent = 100 * above / norms.len().max(1);
-    (norms.len() >= 10 && percent >= 50).then(|| {
+    (norms.len() >= 10 && percent >= 90).then(|| {
         format!("The gradient was clipped to a norm of {limit} in {percent} % of the steps, so that the learning rate alone says little about their length.")
     })
 }
