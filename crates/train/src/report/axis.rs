@@ -26,7 +26,7 @@ impl Axis {
         if !low.is_finite() || !high.is_finite() {
             return Self { low: 0.0, high: 1.0 };
         }
-        let from_zero = low >= 0.0 && (zero || low < 0.3 * high);
+        let from_zero = low >= 0.0 && (zero || low <= 0.3 * high);
         let room = match high - low {
             0.0 => {
                 if high == 0.0 {
