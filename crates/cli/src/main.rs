@@ -1,11 +1,14 @@
 //! `peft`: fine-tune, evaluate, merge and run adapted language models.
 
 mod commands;
+mod dashboard;
 mod data;
 mod interrupt;
 mod loading;
 mod output;
+mod progress;
 mod run;
+mod run_files;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -27,6 +30,7 @@ struct Cli {
 enum Command {
     Quickstart(commands::quickstart::Quickstart),
     Finetune(Box<commands::finetune::Finetune>),
+    Report(commands::report::Report),
     Eval(commands::eval::Eval),
     Generate(commands::generate::Generate),
     Logits(commands::logits::Logits),
@@ -43,6 +47,7 @@ fn main() -> ExitCode {
     let result = peft_train::program(|| match cli.command {
         Command::Quickstart(command) => command.run(json),
         Command::Finetune(command) => command.run(json),
+        Command::Report(command) => command.run(json),
         Command::Eval(command) => command.run(json),
         Command::Generate(command) => command.run(json),
         Command::Logits(command) => command.run(json),

@@ -176,6 +176,9 @@ pub struct Run {
     /// Evaluate every so many steps, besides the end.
     #[arg(long, value_name = "N")]
     pub eval_steps: Option<usize>,
+    /// Prompts of the evaluation data to continue before and after training, for the report [default: 4; 0 without --eval].
+    #[arg(long, value_name = "N")]
+    pub samples: Option<usize>,
     /// Write a checkpoint every so many steps, to continue from with --resume.
     #[arg(long, value_name = "N")]
     pub save_steps: Option<usize>,
@@ -282,6 +285,7 @@ impl Run {
         fill(&mut self.batch_size, defaults.batch_size);
         fill(&mut self.gradient_accumulation_steps, defaults.gradient_accumulation_steps);
         fill(&mut self.warmup_steps, 0);
+        fill(&mut self.samples, if self.eval.is_some() { 4 } else { 0 });
         fill(&mut self.max_length, 512);
         self.lr.get_or_insert(match method {
             MethodName::Ia3 | MethodName::Vera | MethodName::Bitfit => 5e-3,

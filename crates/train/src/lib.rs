@@ -12,6 +12,7 @@ mod memory;
 mod optimizer;
 mod parallel;
 mod progress;
+pub mod report;
 mod resume;
 mod schedule;
 mod task;

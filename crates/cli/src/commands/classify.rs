@@ -53,7 +53,8 @@ pub fn finetune(mut start: Start) -> Result<Outcome> {
     };
     let eval_examples = eval.len();
     let task = TextClassification::new(train, names.len(), tokenizer.pad_id()).eval(eval);
-    let Trained { model, report } = start.train(model, &summary, task)?;
+    start.begin(&summary)?;
+    let Trained { model, report } = start.train(model, task)?;
     if report.interrupted.is_none() {
         match &adapter {
             Some(config) => {

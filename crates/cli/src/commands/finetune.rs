@@ -4,16 +4,17 @@ use crate::data::{Data, Padding};
 use crate::interrupt::Interrupt;
 use crate::loading::{ADAPTER, Text};
 use crate::output;
+use crate::progress::Show;
 use crate::run::{MethodName, Run};
+use crate::run_files;
 use burn::module::Module;
 use burn::tensor::{DType, Device};
 use clap::Args;
-use indicatif::ProgressBar;
 use peft_adapters::PeftConfig;
 use peft_core::files::{INDEX_FILE, read_text, write_atomic};
 use peft_core::{Context, Error, Result, Summary, adapt, save_adapter};
 use peft_models::CausalLm;
-use peft_train::{CheckpointDir, LanguageModelling, Progress, Report, Task, TrainConfig, Trained, Trainer};
+use peft_train::{CheckpointDir, LanguageModelling, Report, Task, TrainConfig, Trained, Trainer};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use std::sync::atomic::AtomicBool;
     A decoder learns to write, an encoder to label: its data are {\"text\",\"label\"} or {\"text\",\"text_pair\",\"label\"} lines.\n\
     The same settings can stand in a YAML file, with underscores for dashes (--config run.yaml); flags win over it.\n\
     The output directory gets adapter_config.json and adapter_model.safetensors (which HF PEFT loads), run.yaml with all\n\
-    settings that were used, and metrics.jsonl with one line per step. Ctrl-C ends the run after its step and saves a\n\
+    settings that were used, metrics.jsonl with one line per step, and report.html, a page about the run. Ctrl-C ends the run after its step and saves a\n\
     checkpoint, from which --resume goes on; a second Ctrl-C ends it at once.")]
 pub struct Finetune {
     /// A YAML file with settings.
@@ -44,6 +45,8 @@ pub struct Finetune {
     /// Continue from the newest checkpoint in the output directory (see --save-steps).
     #[arg(long)]
     pub resume: bool,
+    #[command(flatten)]
+    pub show: Show,
 }
 
 /// What fine-tuning reports.
@@ -61,6 +64,9 @@ pub struct Outcome {
     eval_examples: usize,
     padding: Padding,
     adapter_dir: PathBuf,
+    /// The page about the run.
+    #[serde(rename = "report", skip_serializing_if = "Option::is_none")]
+    pub page: Option<PathBuf>,
 }
 
 impl Finetune {
@@ -71,22 +77,23 @@ impl Finetune {
         };
         let run = run.effective();
         let interrupt = Interrupt::listen()?;
-        let outcome = finetune(&run, &self.out, self.overwrite, self.resume, interrupt.stop.clone())?;
-        let Outcome { report, adapter_dir, .. } = &outcome;
+        let outcome = finetune(&run, &self.out, self.overwrite, self.resume, &self.show, interrupt.stop.clone())?;
+        let Outcome { report, adapter_dir, page, .. } = &outcome;
         if let Some(checkpoint) = &report.interrupted {
             let text = format!("stopped after step {}; --resume continues from {}", report.steps, checkpoint.display());
             output::print(json, &outcome, text)?;
             interrupt.exit();
         }
         let text = format!(
-            "{} steps in {:.1} s ({:.0} tokens/s): loss {:.4} -> {:.4}{}\nsaved to {}",
+            "{} steps in {:.1} s ({:.0} tokens/s): loss {:.4} -> {:.4}{}\nsaved to {}{}",
             report.steps,
             report.seconds,
             report.tokens_per_second,
             report.train_loss_first,
             report.train_loss_last,
             report.evaluation.as_ref().map(|evaluation| format!(", evaluation: {evaluation}")).unwrap_or_default(),
-            adapter_dir.display()
+            adapter_dir.display(),
+            page.iter().map(|page| format!("\nreport: {}", page.display())).collect::<String>()
         );
         output::print(json, &outcome, text)
     }
@@ -96,7 +103,7 @@ impl Finetune {
 const RUN_FILE: &str = "run.yaml";
 
 /// Fine-tune as `run` says and save into `out`.
-pub fn finetune(run: &Run, out: &Path, overwrite: bool, resume: bool, stop: Arc<AtomicBool>) -> Result<Outcome> {
+pub fn finetune(run: &Run, out: &Path, overwrite: bool, resume: bool, show: &Show, stop: Arc<AtomicBool>) -> Result<Outcome> {
     let model_dir = run.required("model", &run.model)?;
     run.required("data", &run.data)?;
     let config = run.peft_config()?;
@@ -110,7 +117,7 @@ pub fn finetune(run: &Run, out: &Path, overwrite: bool, resume: bool, stop: Arc<
         check_unfinished(out)?;
         check_continues(run, &out.join(RUN_FILE))?;
     }
-    let start = Start { run, model_dir, config, train, devices: run.devices()?, out, resume, stop };
+    let start = Start { run, model_dir, config, train, devices: run.devices()?, out, resume, show, stop };
     match peft_models::is_encoder(model_dir) {
         true => super::classify::finetune(start),
         false => finetune_decoder(start),
@@ -127,6 +134,7 @@ pub struct Start<'a> {
     pub devices: Vec<Device>,
     pub out: &'a Path,
     resume: bool,
+    show: &'a Show,
     stop: Arc<AtomicBool>,
 }
 
@@ -159,16 +167,18 @@ impl Start<'_> {
         adapt(model, config.method(), &Context { name: ADAPTER.into(), ..Context::seeded(self.seed()) })
     }
 
-    /// Train, and say how it went.
-    pub fn train<M: Module + Sync + 'static, T: Task<M>>(self, model: M, summary: &Summary, task: T) -> Result<Trained<M>> {
+    /// Make the output directory and write there what is known before training.
+    pub fn begin(&self, summary: &Summary) -> Result<()> {
         eprintln!("{summary}");
         std::fs::create_dir_all(self.out).map_err(|e| Error::io(self.out, e))?;
         write_atomic(&self.out.join(RUN_FILE), self.run.to_yaml()?.as_bytes())?;
-        let bar = output::bar(0, "training");
+        run_files::begin(self.out, summary)
+    }
+
+    /// Train, and say how it went.
+    pub fn train<M: Module + Sync + 'static, T: Task<M>>(self, model: M, task: T) -> Result<Trained<M>> {
         let trainer = Trainer::new(self.train, task, self.out).devices(self.devices).resume(self.resume).stop(self.stop);
-        let trained = trainer.on_step(show(bar.clone())).run(model);
-        bar.finish_and_clear();
-        trained
+        trainer.on_step(self.show.consumer(self.out)?).run(model)
     }
 }
 
@@ -182,6 +192,7 @@ fn finetune_decoder(start: Start) -> Result<Outcome> {
     let padding = Padding::of(&start.train, train.lengths())?;
     eprintln!("{stats}\n{padding}");
     let eval_examples = eval.len();
+    let mut samples = run_files::sample_task(run, &text)?;
 
     let model = CausalLm::load(model_dir, start.device(), Some(start.dtype()))?.gradient_checkpointing(start.recompute());
     let config = start.config.clone();
@@ -194,8 +205,13 @@ fn finetune_decoder(start: Start) -> Result<Outcome> {
         }
     };
     let task = LanguageModelling::new(train, text.tokenizer.pad_id()).eval(eval);
-    let Trained { model, report } = start.train(model, &summary, task)?;
+    start.begin(&summary)?;
+    samples.before(&model)?;
+    run_files::save_samples(out, &samples)?;
+    let Trained { model, report } = start.train(model, task)?;
     if report.interrupted.is_none() {
+        samples.after(&model)?;
+        run_files::save_samples(out, &samples)?;
         match &config {
             Some(config) => save_adapter(&model, ADAPTER, &config.for_file(&model_dir.to_string_lossy(), "CAUSAL_LM"), out)?,
             None => {
@@ -209,6 +225,7 @@ fn finetune_decoder(start: Start) -> Result<Outcome> {
 }
 
 impl Outcome {
+    /// Say how a run went, in its directory too.
     pub fn new(
         report: Report,
         summary: &Summary,
@@ -219,7 +236,18 @@ impl Outcome {
     ) -> Result<Self> {
         let examples = serde_json::to_value(stats).map_err(|e| Error::InvalidConfig(e.to_string()))?;
         let Summary { trainable, total, .. } = *summary;
-        Ok(Self { report, trainable_params: trainable, total_params: total, examples, eval_examples, padding, adapter_dir: out.into() })
+        let outcome = Self {
+            report,
+            trainable_params: trainable,
+            total_params: total,
+            examples,
+            eval_examples,
+            padding,
+            adapter_dir: out.into(),
+            page: None,
+        };
+        let page = run_files::finish(out, &outcome)?;
+        Ok(Self { page: Some(page), ..outcome })
     }
 }
 
@@ -251,32 +279,13 @@ fn check_continues(run: &Run, file: &Path) -> Result<()> {
     if !file.exists() {
         return Ok(());
     }
-    let settings = |run: Run| Run { eval: None, eval_steps: None, save_steps: None, save_total_limit: None, device: None, ..run }.to_yaml();
+    let settings = |run: Run| {
+        Run { eval: None, eval_steps: None, save_steps: None, save_total_limit: None, samples: None, device: None, ..run }.to_yaml()
+    };
     match settings(Run::read(file)?)? == settings(run.clone())? {
         true => Ok(()),
         false => Err(Error::file(file, "--resume needs the settings of the run that it continues, which this file holds")),
     }
-}
-
-/// Progress as a bar on a terminal, as a line now and then elsewhere.
-fn show(bar: ProgressBar) -> impl FnMut(&Progress) + Send {
-    let interactive = output::is_interactive();
-    move |progress| {
-        let eval = progress.evaluation.as_ref().map(|evaluation| format!(", evaluation: {evaluation}")).unwrap_or_default();
-        let text = format!("loss {:.4}{eval}, {:.0} tokens/s", progress.loss, progress.tokens_per_second);
-        if interactive {
-            bar.set_length(progress.total_steps as u64);
-            bar.set_position(progress.step as u64);
-            bar.set_message(text);
-        } else if progress.step == 1 || progress.step == progress.total_steps || progress.step.is_multiple_of(every(progress.total_steps)) {
-            eprintln!("step {}/{}: {text}", progress.step, progress.total_steps);
-        }
-    }
-}
-
-/// About ten lines for a whole run.
-fn every(total: usize) -> usize {
-    total.div_ceil(10).max(1)
 }
 
 /// Copy a checkpoint's small files (configuration, tokenizer), without weights.

@@ -9,3 +9,4 @@ pub mod logits;
 pub mod merge_adapter;
 pub mod methods;
 pub mod quickstart;
+pub mod report;

@@ -3,6 +3,7 @@
 use crate::commands::finetune::finetune;
 use crate::loading::{Text, load_adapted};
 use crate::output;
+use crate::progress::Show;
 use crate::run::Run;
 use clap::Args;
 use peft_core::files::OutputDir;
@@ -35,6 +36,7 @@ struct Outcome {
     total_params: usize,
     seconds: f64,
     adapter_dir: PathBuf,
+    report: Option<PathBuf>,
 }
 
 const MODEL: &[(&str, &[u8])] = &[
@@ -62,6 +64,8 @@ impl Quickstart {
         let run = Run {
             model: Some(model.clone()),
             data: Some(out.join("train.jsonl")),
+            eval: Some(eval.clone()),
+            eval_steps: Some(25),
             target_modules: Some(Names::Pattern("all-linear".into())),
             r: Some(8),
             lora_alpha: Some(16.0),
@@ -72,7 +76,7 @@ impl Quickstart {
             batch_size: Some(16),
             ..Run::default()
         };
-        let trained = finetune(&run.effective(), &adapter, false, false, Default::default())?;
+        let trained = finetune(&run.effective(), &adapter, false, false, &Show::default(), Default::default())?;
         let after = accuracy(&model, Some(&adapter), &eval)?;
         let outcome = Outcome {
             accuracy_before: before,
@@ -81,9 +85,11 @@ impl Quickstart {
             total_params: trained.total_params,
             seconds: began.elapsed().as_secs_f64(),
             adapter_dir: adapter.clone(),
+            report: trained.page,
         };
+        let page = outcome.report.iter().map(|page| format!("\nreport: {}", page.display())).collect::<String>();
         let text = format!(
-            "accuracy on the new task: {:.1} % -> {:.1} % in {:.1} s\nadapter: {}\ntry:\n  \
+            "accuracy on the new task: {:.1} % -> {:.1} % in {:.1} s\nadapter: {}{page}\ntry:\n  \
             peft generate --model {} --adapter {} --prompt 'mirror: solina = '",
             100.0 * before,
             100.0 * after,
@@ -112,5 +118,5 @@ fn accuracy(model: &Path, adapter: Option<&Path>, data: &Path) -> Result<f64> {
     let bar = output::bar(examples.len(), "evaluating");
     let accuracy = exact_match(&model, &text.tokenizer, None, &examples, 16, 32, |done, _| bar.set_position(done as u64))?;
     bar.finish_and_clear();
-    Ok(accuracy.value)
+    Ok(accuracy.accuracy)
 }

@@ -1,0 +1,63 @@
+//! `peft report`.
+
+use crate::output;
+use clap::Args;
+use peft_core::files::write_atomic;
+use peft_core::{Error, Result};
+use peft_train::report::{RunRecord, page, write_csv, write_events};
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// Make a page about a fine-tuning run, or compare several.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  peft report my-adapter\n  peft report rank-4 rank-8 rank-16 --out ranks.html\n  \
+    peft report my-adapter --csv metrics.csv --tensorboard logs\n\n\
+    DIR is the output directory of peft finetune, of a run that is finished, still going on, or was cut. The page is one HTML file\n\
+    without anything outside it: curves, settings, trained parameters, and samples before and after.")]
+pub struct Report {
+    /// Output directories of runs.
+    #[arg(value_name = "DIR", required = true)]
+    runs: Vec<PathBuf>,
+    /// Where to write the page [default: report.html in DIR; comparison.html here for several].
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Also write the numbers of all steps as CSV.
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    /// Also write them as TensorBoard event files, each run into a directory of its name.
+    #[arg(long, value_name = "LOGDIR")]
+    tensorboard: Option<PathBuf>,
+}
+
+#[derive(Serialize)]
+struct Outcome {
+    report: PathBuf,
+    csv: Option<PathBuf>,
+    tensorboard: Option<PathBuf>,
+}
+
+/// The page in a run's directory.
+pub const PAGE_FILE: &str = "report.html";
+
+impl Report {
+    pub fn run(self, json: bool) -> Result<()> {
+        let runs = self.runs.iter().map(RunRecord::read).collect::<Result<Vec<_>>>()?;
+        let out = self.out.unwrap_or_else(|| match self.runs.as_slice() {
+            [run] => run.join(PAGE_FILE),
+            _ => "comparison.html".into(),
+        });
+        write_atomic(&out, page(&runs)?.as_bytes())?;
+        if let Some(file) = &self.csv {
+            write_csv(file, &runs)?;
+        }
+        if let Some(directory) = &self.tensorboard {
+            if directory.is_file() {
+                return Err(Error::file(directory, "is a file; --tensorboard takes a directory"));
+            }
+            write_events(directory, &runs)?;
+        }
+        let written = [Some(&out), self.csv.as_ref(), self.tensorboard.as_ref()];
+        let text: Vec<String> = written.into_iter().flatten().map(|path| format!("wrote {}", path.display())).collect();
+        output::print(json, &Outcome { report: out.clone(), csv: self.csv.clone(), tensorboard: self.tensorboard.clone() }, text.join("\n"))
+    }
+}
