@@ -69,8 +69,8 @@ pub enum SchedulerName {
 #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Run {
-    /// Directory of a Hugging Face checkpoint.
-    #[arg(long, value_name = "DIR")]
+    /// Hugging Face checkpoint: a directory or a hub id, org/name[@revision].
+    #[arg(long, value_name = "DIR|ID")]
     pub model: Option<PathBuf>,
     /// Training data, JSONL: {"text"}, {"prompt","completion"} or {"messages":[...]} lines.
     #[arg(long, value_name = "FILE")]

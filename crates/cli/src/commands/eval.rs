@@ -49,8 +49,9 @@ enum Metric {
 }
 
 impl Eval {
-    pub fn run(self, json: bool) -> Result<()> {
+    pub fn run(mut self, json: bool) -> Result<()> {
         let examples = read_examples(&self.data)?;
+        self.model.resolve()?;
         let text = Text::load(&self.model.model)?;
         let model = self.model.load()?;
         let device = model.devices().into_iter().next().unwrap_or_default();

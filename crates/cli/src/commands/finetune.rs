@@ -1,5 +1,6 @@
 //! `peft finetune`.
 
+use crate::hub::{self, Kind, Local};
 use crate::loading::{ADAPTER, Text};
 use crate::output;
 use crate::run::{MethodName, Run};
@@ -18,8 +19,9 @@ use std::path::{Path, PathBuf};
 
 /// Fine-tune a model on a JSONL file.
 #[derive(Args)]
-#[command(after_help = "Example:\n  peft finetune --model SmolLM2-135M --data train.jsonl --eval valid.jsonl \\\n    \
-    --target-modules q_proj,v_proj --r 8 --lora-alpha 16 --epochs 2 --out my-adapter\n\n\
+#[command(after_help = "Examples:\n  peft finetune --model SmolLM2-135M --data train.jsonl --eval valid.jsonl \\\n    \
+    --target-modules q_proj,v_proj --r 8 --lora-alpha 16 --epochs 2 --out my-adapter\n  \
+    peft finetune --model HuggingFaceTB/SmolLM2-135M --data train.jsonl --out my-adapter      # from the Hugging Face hub\n\n\
     The same settings can stand in a YAML file, with underscores for dashes (--config run.yaml); flags win over it.\n\
     The output directory gets adapter_config.json and adapter_model.safetensors (which HF PEFT loads), run.yaml with all\n\
     settings that were used, and metrics.jsonl with one line per step.")]
@@ -81,7 +83,7 @@ const RUN_FILE: &str = "run.yaml";
 
 /// Fine-tune as `run` says and save into `out`.
 pub fn finetune(run: &Run, out: &Path, overwrite: bool, resume: bool) -> Result<Outcome> {
-    let model_dir = run.required("model", &run.model)?;
+    let model_name = run.required("model", &run.model)?;
     let data = run.required("data", &run.data)?;
     let method = run.method();
     let config = run.peft_config()?;
@@ -94,7 +96,8 @@ pub fn finetune(run: &Run, out: &Path, overwrite: bool, resume: bool) -> Result<
     if resume {
         check_continues(run, &out.join(RUN_FILE))?;
     }
-    let text = Text::load(model_dir)?;
+    let base = hub::resolve(model_name, Kind::Model)?;
+    let text = Text::load(&base.dir)?;
     let (train, stats) = encoded(&text, run, data)?;
     let eval = run.eval.as_deref().map(|file| encoded(&text, run, file)).transpose()?.map_or(Vec::new(), |(rows, _)| rows);
     report_cuts(&stats);
@@ -103,7 +106,7 @@ pub fn finetune(run: &Run, out: &Path, overwrite: bool, resume: bool) -> Result<
     device.seed(run.seed.unwrap_or(0));
     let dtype = run.dtype.unwrap_or_default().dtype();
     let dtype = if method == MethodName::Full { DType::F32 } else { dtype };
-    let model = CausalLm::load(model_dir, &device, Some(dtype))?;
+    let model = CausalLm::load(&base.dir, &device, Some(dtype))?;
     let (model, summary) = prepared(model, config.as_ref(), run.seed.unwrap_or(0))?;
     eprintln!("{summary}");
 
@@ -113,7 +116,7 @@ pub fn finetune(run: &Run, out: &Path, overwrite: bool, resume: bool) -> Result<
     let trainer = Trainer::new(train_config, train, out, text.tokenizer.pad_id()).eval(eval).resume(resume).on_step(show(bar.clone()));
     let trained = trainer.run(model)?;
     bar.finish_and_clear();
-    save(&trained.model, config.as_ref(), model_dir, out)?;
+    save(&trained.model, config, &base, out)?;
     Ok(Outcome {
         report: trained.report,
         trainable_params: summary.trainable,
@@ -199,11 +202,16 @@ fn every(total: usize) -> usize {
 }
 
 /// Save the adapter, or the whole checkpoint after full fine-tuning.
-fn save(model: &CausalLm, config: Option<&PeftConfig>, model_dir: &Path, out: &Path) -> Result<()> {
+fn save(model: &CausalLm, config: Option<PeftConfig>, base: &Local, out: &Path) -> Result<()> {
     match config {
-        Some(config) => save_adapter(model, ADAPTER, &config.for_file(&model_dir.to_string_lossy(), "CAUSAL_LM"), out),
+        Some(mut config) => {
+            if let Some(revision) = &base.revision {
+                config.common_mut().unknown.insert("revision".into(), revision.as_str().into());
+            }
+            save_adapter(model, ADAPTER, &config.for_file(&base.name, "CAUSAL_LM"), out)
+        }
         None => {
-            copy_checkpoint_files(model_dir, out)?;
+            copy_checkpoint_files(&base.dir, out)?;
             peft_models::write_weights(model, out, |_| DType::F32, crate::commands::merge_adapter::SHARD_BYTES)?;
             set_dtype(out, "float32")
         }
