@@ -1,5 +1,6 @@
 //! From command-line arguments to a model with its tokenizer and adapter.
 
+use crate::hub::{self, Kind};
 use burn::tensor::{DType, Device};
 use clap::{Args, ValueEnum};
 use peft_core::files::TensorInfo;
@@ -39,11 +40,11 @@ impl Precision {
 /// A model to run.
 #[derive(Args)]
 pub struct ModelArgs {
-    /// Directory of a Hugging Face checkpoint (config.json, *.safetensors, tokenizer.json).
-    #[arg(long, value_name = "DIR")]
+    /// Hugging Face checkpoint: a directory (config.json, *.safetensors, tokenizer.json) or a hub id, org/name[@revision].
+    #[arg(long, value_name = "DIR|ID")]
     pub model: PathBuf,
-    /// Directory of an adapter (adapter_config.json, adapter_model.safetensors).
-    #[arg(long, value_name = "DIR")]
+    /// Adapter: a directory (adapter_config.json, adapter_model.safetensors) or a hub id.
+    #[arg(long, value_name = "DIR|ID")]
     pub adapter: Option<PathBuf>,
     /// Where to compute: cpu, vulkan[:n] or cuda[:n].
     #[arg(long, default_value = "cpu")]
@@ -54,6 +55,15 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
+    /// Put local directories in place of hub ids, downloading what is missing.
+    pub fn resolve(&mut self) -> Result<()> {
+        self.model = hub::resolve(&self.model, Kind::Model)?.dir;
+        if let Some(adapter) = &mut self.adapter {
+            *adapter = hub::resolve(adapter, Kind::Adapter)?.dir;
+        }
+        Ok(())
+    }
+
     /// The model with its adapter active, for inference.
     pub fn load(&self) -> Result<CausalLm> {
         let device = device::parse(&self.device)?;

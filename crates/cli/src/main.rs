@@ -3,6 +3,7 @@
 mod commands;
 mod dashboard;
 mod data;
+mod hub;
 mod interrupt;
 mod loading;
 mod output;

@@ -26,6 +26,15 @@ pub fn bar(length: usize, what: &str) -> ProgressBar {
     bar
 }
 
+/// A progress bar of `bytes` bytes on stderr where that is a terminal; nothing elsewhere.
+pub fn byte_bar(bytes: u64, what: &str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr());
+    let style = ProgressStyle::with_template("{prefix} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} ({eta} left)");
+    bar.set_style(style.expect("a valid template").progress_chars("=> "));
+    bar.set_prefix(what.to_string());
+    bar
+}
+
 /// Whether progress bars are visible.
 pub fn is_interactive() -> bool {
     std::io::stderr().is_terminal()

@@ -79,8 +79,8 @@ pub enum SchedulerName {
 #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Run {
-    /// Directory of a Hugging Face checkpoint.
-    #[arg(long, value_name = "DIR")]
+    /// Hugging Face checkpoint: a directory or a hub id, org/name[@revision].
+    #[arg(long, value_name = "DIR|ID")]
     pub model: Option<PathBuf>,
     /// Training data, JSONL: {"text"}, {"prompt","completion"} or {"messages":[...]} lines; for an encoder {"text","label"}, with or
     /// without "text_pair".
@@ -268,10 +268,10 @@ impl Run {
         serde_saphyr::to_string(&set).map_err(|e| failed(e.to_string()))
     }
 
-    /// The same with every default that the run uses written out.
-    pub fn effective(mut self) -> Self {
+    /// The same with every default that the run uses written out, for the model in `base`.
+    pub fn effective(mut self, base: &Path) -> Self {
         let method = self.method();
-        let encoder = self.model.as_deref().is_some_and(peft_models::is_encoder);
+        let encoder = peft_models::is_encoder(base);
         let targets = |of_decoder: &[&str], of_encoder: &[&str]| Names::list(if encoder { of_encoder } else { of_decoder }.iter().copied());
         let attention = || targets(&["q_proj", "v_proj"], &["query", "value"]);
         let defaults = TrainConfig::default();
@@ -481,7 +481,7 @@ mod tests {
 
     #[test]
     fn a_run_file_is_read_back_as_it_was_written() {
-        let run = Run { r: Some(4), target_modules: Some(Names::list(["q_proj"])), ..Run::default() }.effective();
+        let run = Run { r: Some(4), target_modules: Some(Names::list(["q_proj"])), ..Run::default() }.effective(Path::new("none"));
         let again: Run = serde_saphyr::from_str(&run.to_yaml().unwrap()).unwrap();
         assert_eq!(format!("{run:?}"), format!("{again:?}"));
     }

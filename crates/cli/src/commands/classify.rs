@@ -1,6 +1,6 @@
 //! Fine-tuning and measuring encoders that label texts.
 
-use super::finetune::{Outcome, Start, copy_checkpoint_files};
+use super::finetune::{Outcome, Start, adapter_config, copy_checkpoint_files};
 use crate::data::Padding;
 use crate::loading::{ADAPTER, ModelArgs};
 use crate::output;
@@ -20,17 +20,19 @@ const LABELS_FILE: &str = "labels.json";
 
 /// Fine-tune an encoder, with a new classifier unless the checkpoint has one for the same labels.
 pub fn finetune(mut start: Start) -> Result<Outcome> {
-    let Start { run, model_dir, out, .. } = start;
+    let Start { run, out, .. } = start;
+    let base = start.base.clone();
+    let dir = &base.dir;
     let refused = [("packing", run.packing), ("streaming", run.streaming), ("train_on_prompt", run.train_on_prompt)];
     if let Some((name, _)) = refused.iter().find(|(_, set)| *set == Some(true)) {
         return Err(Error::InvalidConfig(format!("`{name}` is for language models, and this model is an encoder")));
     }
-    let tokenizer = TextTokenizer::load(model_dir)?;
-    let base = EncoderConfig::read(model_dir)?;
-    let checkpoint = Checkpoint::open(model_dir)?;
+    let tokenizer = TextTokenizer::load(dir)?;
+    let encoder = EncoderConfig::read(dir)?;
+    let checkpoint = Checkpoint::open(dir.as_path())?;
     let trained = SequenceClassifier::is_in(&checkpoint);
-    let (train, eval, labels) = examples(run, if trained { &base.labels } else { &[] })?;
-    let max_tokens = run.max_length.unwrap_or(512).min(base.max_tokens());
+    let (train, eval, labels) = examples(run, if trained { &encoder.labels } else { &[] })?;
+    let max_tokens = run.max_length.unwrap_or(512).min(encoder.max_tokens());
     let (train, stats) = Classified::all(&train, &tokenizer, &labels, max_tokens)?;
     let (eval, _) = Classified::all(&eval, &tokenizer, &labels, max_tokens)?;
     let lengths: Vec<u32> = train.iter().map(|row| row.ids.len() as u32).collect();
@@ -38,8 +40,8 @@ pub fn finetune(mut start: Start) -> Result<Outcome> {
     let names = labels.names();
     eprintln!("{} examples of {} labels, {} of them cut to {max_tokens} tokens\n{padding}", stats.examples, names.len(), stats.truncated);
 
-    let new_head = (!trained || base.labels != names).then(|| start.seed());
-    let config = base.with_labels(names.clone());
+    let new_head = (!trained || encoder.labels != names).then(|| start.seed());
+    let config = encoder.with_labels(names.clone());
     let model = SequenceClassifier::from_checkpoint(config, &checkpoint, new_head, start.device(), Some(start.dtype()))?;
     let model = model.gradient_checkpointing(start.recompute());
     if let Some(config) = &mut start.config {
@@ -58,12 +60,12 @@ pub fn finetune(mut start: Start) -> Result<Outcome> {
     if report.interrupted.is_none() {
         match &adapter {
             Some(config) => {
-                save_adapter(&model, ADAPTER, &config.for_file(&model_dir.to_string_lossy(), "SEQ_CLS"), out)?;
+                save_adapter(&model, ADAPTER, &adapter_config(config, &base, "SEQ_CLS"), out)?;
                 let text = serde_json::to_string(&names).expect("names are plain data");
                 write_atomic(&out.join(LABELS_FILE), text.as_bytes())?;
             }
             None => {
-                copy_checkpoint_files(model_dir, out)?;
+                copy_checkpoint_files(dir, out)?;
                 model.save(out, DType::F32)?;
             }
         }

@@ -92,7 +92,8 @@ impl Metric {
 }
 
 impl Eval {
-    pub fn run(self, json: bool) -> Result<()> {
+    pub fn run(mut self, json: bool) -> Result<()> {
+        self.model.resolve()?;
         if peft_models::is_encoder(&self.model.model) {
             return self.encoder(json);
         }

@@ -1,6 +1,7 @@
 //! `peft finetune`.
 
 use crate::data::{Data, Padding};
+use crate::hub::{self, Kind, Local};
 use crate::interrupt::Interrupt;
 use crate::loading::{ADAPTER, Text};
 use crate::output;
@@ -24,6 +25,7 @@ use std::sync::atomic::AtomicBool;
 #[derive(Args)]
 #[command(after_help = "Examples:\n  peft finetune --model SmolLM2-135M --data train.jsonl --eval valid.jsonl \\\n    \
     --target-modules q_proj,v_proj --r 8 --lora-alpha 16 --epochs 2 --out my-adapter\n  \
+    peft finetune --model HuggingFaceTB/SmolLM2-135M --data train.jsonl --out my-adapter      # from the Hugging Face hub\n  \
     peft finetune --model bert-base-uncased --data labelled.jsonl --eval-split 0.1 --out my-classifier\n\n\
     A decoder learns to write, an encoder to label: its data are {\"text\",\"label\"} or {\"text\",\"text_pair\",\"label\"} lines.\n\
     The same settings can stand in a YAML file, with underscores for dashes (--config run.yaml); flags win over it.\n\
@@ -75,9 +77,10 @@ impl Finetune {
             Some(file) => self.run.or(Run::read(file)?)?,
             None => self.run,
         };
-        let run = run.effective();
+        let base = hub::resolve(run.required("model", &run.model)?, Kind::Model)?;
+        let run = run.effective(&base.dir);
         let interrupt = Interrupt::listen()?;
-        let outcome = finetune(&run, &self.out, self.overwrite, self.resume, &self.show, interrupt.stop.clone())?;
+        let outcome = finetune(&run, base, &self.out, self.overwrite, self.resume, &self.show, interrupt.stop.clone())?;
         let Outcome { report, adapter_dir, page, .. } = &outcome;
         if let Some(checkpoint) = &report.interrupted {
             let text = format!("stopped after step {}; --resume continues from {}", report.steps, checkpoint.display());
@@ -103,8 +106,7 @@ impl Finetune {
 const RUN_FILE: &str = "run.yaml";
 
 /// Fine-tune as `run` says and save into `out`.
-pub fn finetune(run: &Run, out: &Path, overwrite: bool, resume: bool, show: &Show, stop: Arc<AtomicBool>) -> Result<Outcome> {
-    let model_dir = run.required("model", &run.model)?;
+pub fn finetune(run: &Run, base: Local, out: &Path, overwrite: bool, resume: bool, show: &Show, stop: Arc<AtomicBool>) -> Result<Outcome> {
     run.required("data", &run.data)?;
     let config = run.peft_config()?;
     let train = run.train_config();
@@ -117,8 +119,8 @@ pub fn finetune(run: &Run, out: &Path, overwrite: bool, resume: bool, show: &Sho
         check_unfinished(out)?;
         check_continues(run, &out.join(RUN_FILE))?;
     }
-    let start = Start { run, model_dir, config, train, devices: run.devices()?, out, resume, show, stop };
-    match peft_models::is_encoder(model_dir) {
+    let start = Start { run, base, config, train, devices: run.devices()?, out, resume, show, stop };
+    match peft_models::is_encoder(&start.base.dir) {
         true => super::classify::finetune(start),
         false => finetune_decoder(start),
     }
@@ -127,7 +129,7 @@ pub fn finetune(run: &Run, out: &Path, overwrite: bool, resume: bool, show: &Sho
 /// What is known before data and model are read.
 pub struct Start<'a> {
     pub run: &'a Run,
-    pub model_dir: &'a Path,
+    pub base: Local,
     /// The adapter; none where the base is trained itself.
     pub config: Option<PeftConfig>,
     pub train: TrainConfig,
@@ -183,18 +185,19 @@ impl Start<'_> {
 }
 
 fn finetune_decoder(start: Start) -> Result<Outcome> {
-    let Start { run, model_dir, out, .. } = start;
+    let Start { run, out, .. } = start;
+    let base = start.base.clone();
     if run.method() == MethodName::Head {
         return Err(Error::InvalidConfig("head trains the classifier of an encoder, and this model is a decoder".into()));
     }
-    let text = Text::load(model_dir)?;
+    let text = Text::load(&base.dir)?;
     let Data { train, eval, stats } = Data::read(&text, run)?;
     let padding = Padding::of(&start.train, train.lengths())?;
     eprintln!("{stats}\n{padding}");
     let eval_examples = eval.len();
     let mut samples = run_files::sample_task(run, &text)?;
 
-    let model = CausalLm::load(model_dir, start.device(), Some(start.dtype()))?.gradient_checkpointing(start.recompute());
+    let model = CausalLm::load(&base.dir, start.device(), Some(start.dtype()))?.gradient_checkpointing(start.recompute());
     let config = start.config.clone();
     let (model, summary) = match &config {
         Some(config) => start.adapted(model, config)?,
@@ -213,15 +216,24 @@ fn finetune_decoder(start: Start) -> Result<Outcome> {
         samples.after(&model)?;
         run_files::save_samples(out, &samples)?;
         match &config {
-            Some(config) => save_adapter(&model, ADAPTER, &config.for_file(&model_dir.to_string_lossy(), "CAUSAL_LM"), out)?,
+            Some(config) => save_adapter(&model, ADAPTER, &adapter_config(config, &base, "CAUSAL_LM"), out)?,
             None => {
-                copy_checkpoint_files(model_dir, out)?;
+                copy_checkpoint_files(&base.dir, out)?;
                 peft_models::write_weights(&model, out, |_| DType::F32, crate::commands::merge_adapter::SHARD_BYTES)?;
                 set_dtype(out, "float32")?;
             }
         }
     }
     Outcome::new(report, &summary, &stats, eval_examples, padding, out)
+}
+
+/// What an adapter's file says of it and of its base.
+pub fn adapter_config(config: &PeftConfig, base: &Local, task_type: &str) -> serde_json::Value {
+    let mut config = config.clone();
+    if let Some(revision) = &base.revision {
+        config.common_mut().unknown.insert("revision".into(), revision.as_str().into());
+    }
+    config.for_file(&base.name, task_type)
 }
 
 impl Outcome {

@@ -15,7 +15,7 @@ use std::time::Instant;
 #[derive(Args)]
 #[command(after_help = "Examples:\n  peft generate --model SmolLM2-135M --prompt 'Once upon a time'\n  \
     peft generate --model SmolLM2-135M-Instruct --adapter my-adapter --chat --prompt 'Who are you?' --temperature 0.7 --top-p 0.9\n  \
-    peft generate --model SmolLM2-135M --prompt 'Roses are' --prompt 'The capital of France is' --max-new-tokens 16")]
+    peft generate --model HuggingFaceTB/SmolLM2-135M --prompt 'Roses are' --prompt 'The capital of France is' --max-new-tokens 16")]
 pub struct Generate {
     #[command(flatten)]
     model: ModelArgs,
@@ -56,7 +56,8 @@ struct Report {
 }
 
 impl Generate {
-    pub fn run(self, json: bool) -> Result<()> {
+    pub fn run(mut self, json: bool) -> Result<()> {
+        self.model.resolve()?;
         let text = Text::load(&self.model.model)?;
         let prompts = self.prompt.iter().map(|prompt| self.prompt_tokens(&text, prompt)).collect::<Result<Vec<_>>>()?;
         let model = self.model.load()?;

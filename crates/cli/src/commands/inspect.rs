@@ -1,5 +1,6 @@
 //! `peft inspect`.
 
+use crate::hub::{self, Kind};
 use crate::output;
 use clap::Args;
 use peft_adapters::PeftConfig;
@@ -12,9 +13,11 @@ use std::path::{Path, PathBuf};
 
 /// Say what a checkpoint or an adapter is.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  peft inspect SmolLM2-135M\n  peft inspect my-adapter --sites")]
+#[command(after_help = "Examples:\n  peft inspect SmolLM2-135M\n  peft inspect my-adapter --sites\n  \
+    peft inspect HuggingFaceTB/SmolLM2-135M")]
 pub struct Inspect {
-    /// Directory of a checkpoint or an adapter.
+    /// A checkpoint or an adapter: a directory or a hub id, org/name[@revision], which is downloaded.
+    #[arg(value_name = "DIR|ID")]
     dir: PathBuf,
     /// List every tensor.
     #[arg(long)]
@@ -42,8 +45,9 @@ struct TensorRow {
 
 impl Inspect {
     pub fn run(self, json: bool) -> Result<()> {
-        let is_adapter = self.dir.join(CONFIG_FILE).exists();
-        let mut description = if is_adapter { adapter(&self.dir)? } else { checkpoint(&self.dir)? };
+        let dir = hub::resolve(&self.dir, Kind::Any)?.dir;
+        let is_adapter = dir.join(CONFIG_FILE).exists();
+        let mut description = if is_adapter { adapter(&dir)? } else { checkpoint(&dir)? };
         if !self.sites {
             description.tensors = None;
         }

@@ -25,7 +25,8 @@ pub struct Logits {
 }
 
 impl Logits {
-    pub fn run(self, json: bool) -> Result<()> {
+    pub fn run(mut self, json: bool) -> Result<()> {
+        self.model.resolve()?;
         let model = self.model.load()?;
         let vocabulary = model.vocab_size();
         if let Some(id) = self.tokens.iter().find(|id| **id as usize >= vocabulary) {

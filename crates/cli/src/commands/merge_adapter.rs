@@ -1,6 +1,7 @@
 //! `peft merge-adapter`.
 
 use crate::commands::finetune::copy_checkpoint_files;
+use crate::hub::{self, Kind};
 use crate::loading::{load_adapted, stored_dtype};
 use crate::output;
 use clap::Args;
@@ -16,11 +17,11 @@ pub const SHARD_BYTES: u64 = 5_000_000_000;
 #[command(after_help = "Example:\n  peft merge-adapter --model SmolLM2-135M --adapter my-adapter --out SmolLM2-135M-mine\n\n\
     The result has the base's files and number types, and loads in transformers without PEFT.")]
 pub struct MergeAdapter {
-    /// Directory of the base checkpoint.
-    #[arg(long, value_name = "DIR")]
+    /// Base checkpoint: a directory or a hub id, org/name[@revision].
+    #[arg(long, value_name = "DIR|ID")]
     model: PathBuf,
-    /// Directory of the adapter.
-    #[arg(long, value_name = "DIR")]
+    /// Adapter: a directory or a hub id.
+    #[arg(long, value_name = "DIR|ID")]
     adapter: PathBuf,
     /// Directory for the merged checkpoint.
     #[arg(long, value_name = "DIR")]
@@ -37,8 +38,10 @@ impl MergeAdapter {
     pub fn run(self, json: bool) -> Result<()> {
         let out = OutputDir::create(&self.out, self.overwrite)?;
         let device = device::parse(&self.device)?;
-        let checkpoint = Checkpoint::open(&self.model)?;
-        let model = load_adapted(&self.model, Some(&self.adapter), &device, None)?;
+        let base = hub::resolve(&self.model, Kind::Model)?.dir;
+        let adapter = hub::resolve(&self.adapter, Kind::Adapter)?.dir;
+        let checkpoint = Checkpoint::open(&base)?;
+        let model = load_adapted(&base, Some(&adapter), &device, None)?;
         let mut embedding_changes = false;
         visit_slots(&model, |path, slot| embedding_changes |= path.ends_with("embed_tokens.weight") && slot.active().next().is_some());
         if embedding_changes && model.config().tie_word_embeddings {
@@ -47,7 +50,7 @@ impl MergeAdapter {
             ));
         }
         let model = merge(model)?;
-        copy_checkpoint_files(&self.model, out.path())?;
+        copy_checkpoint_files(&base, out.path())?;
         let bytes = peft_models::write_weights(&model, out.path(), |key| stored_dtype(checkpoint.info(key)), SHARD_BYTES)?;
         let path = out.commit()?;
         let outcome = serde_json::json!({ "out": path, "bytes": bytes });

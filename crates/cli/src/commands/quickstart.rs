@@ -1,6 +1,7 @@
 //! `peft quickstart`.
 
 use crate::commands::finetune::finetune;
+use crate::hub::{self, Kind};
 use crate::loading::{Text, load_adapted};
 use crate::output;
 use crate::progress::Show;
@@ -76,7 +77,8 @@ impl Quickstart {
             batch_size: Some(16),
             ..Run::default()
         };
-        let trained = finetune(&run.effective(), &adapter, false, false, &Show::default(), Default::default())?;
+        let base = hub::resolve(&model, Kind::Model)?;
+        let trained = finetune(&run.effective(&model), base, &adapter, false, false, &Show::default(), Default::default())?;
         let after = accuracy(&model, Some(&adapter), &eval)?;
         let outcome = Outcome {
             accuracy_before: before,
