@@ -45,7 +45,7 @@ def randomise_model(model: torch.nn.Module, seed: int, std: float = 0.25) -> Non
     for name, p in model.named_parameters():  # tied parameters appear once
         if name.endswith("bias"):
             value = normal(p.shape, 0.3, gen)
-        elif "norm" in name:
+        elif "norm" in name.lower():
             value = 1.0 + normal(p.shape, 0.2, gen)
         else:
             value = normal(p.shape, std, gen)

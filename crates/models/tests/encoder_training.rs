@@ -150,6 +150,13 @@ fn only_what_is_new_is_trainable() {
 }
 
 #[test]
+fn a_checkpoint_says_whether_it_has_a_classifier_of_texts() {
+    let is_in = |name| SequenceClassifier::is_in(&Checkpoint::open(&fixture(name)).unwrap());
+    assert_eq!(["bert", "roberta", "bert-tokens"].map(is_in), [false; 3]);
+    assert_eq!(["bert-classifier", "roberta-classifier"].map(is_in), [true; 2]);
+}
+
+#[test]
 fn regression_has_one_output() {
     let device = device::host();
     let config = EncoderConfig::read(fixture("bert")).unwrap().for_regression();

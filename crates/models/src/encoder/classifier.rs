@@ -3,7 +3,7 @@
 use super::base::{Encoder, first_token};
 use super::config::EncoderConfig;
 use super::family::Family;
-use super::keys::{self, Keys};
+use super::keys::Keys;
 use super::labels::Problem;
 use super::named::named_module;
 use super::save;
@@ -118,9 +118,11 @@ impl SequenceClassifier {
         Ok(load::randomize(Self::lazy(config, device)?, std, seed, device, |_| true))
     }
 
-    /// Whether a checkpoint holds a trained classifier, so that [`load`](Self::load) has something to read.
+    /// Whether a checkpoint holds a trained classifier of texts, so that [`load`](Self::load) has something to read.
     pub fn is_in(checkpoint: &Checkpoint) -> bool {
-        keys::has_classifier(checkpoint)
+        // BERT's classifier of tokens goes by the same name, but reads no pooler.
+        let pooler = checkpoint.keys().any(|key| key.ends_with("pooler.dense.weight"));
+        checkpoint.contains("classifier.out_proj.weight") || (checkpoint.contains("classifier.weight") && pooler)
     }
 
     /// The configuration, with the labels.

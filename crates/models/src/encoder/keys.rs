@@ -69,8 +69,8 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// Whether there is a trained classifier.
-pub(super) fn has_classifier(checkpoint: &Checkpoint) -> bool {
+/// Whether there is a trained classifier, of texts or of tokens.
+fn has_classifier(checkpoint: &Checkpoint) -> bool {
     checkpoint.keys().any(|key| key.starts_with("classifier."))
 }
 
