@@ -39,7 +39,7 @@ pub(in super::super) struct Rows(Source);
 
 enum Source {
     Json { reader: BufReader<File>, file: Arc<Path>, line: usize },
-    Table(Table),
+    Table(Box<Table>),
 }
 
 impl Rows {
@@ -50,8 +50,8 @@ impl Rows {
     pub fn open(path: &Path) -> Result<Self> {
         let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
         Ok(Self(match extension.as_deref() {
-            Some("csv") => Source::Table(Table::read(path, b',')?),
-            Some("tsv") => Source::Table(Table::read(path, b'\t')?),
+            Some("csv") => Source::Table(Box::new(Table::read(path, b',')?)),
+            Some("tsv") => Source::Table(Box::new(Table::read(path, b'\t')?)),
             _ => Source::Json { reader: BufReader::new(File::open(path).map_err(|e| Error::io(path, e))?), file: path.into(), line: 0 },
         }))
     }
