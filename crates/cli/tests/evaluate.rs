@@ -63,8 +63,9 @@ fn read_lines(file: &Path) -> Vec<Value> {
 #[test]
 fn every_metric_of_a_data_file_has_a_standard_error() {
     let place = Place::new();
-    let line = |word: &str, answer: &str| json!({ "prompt": format!("copy: {word} = "), "answer": answer });
-    let data = place.lines("data.jsonl", &[line("badu", "badu"), line("ko mi", "ko"), line("4", "4")]);
+    let line = |prompt: &str, answer: &str| json!({ "prompt": prompt, "answer": answer });
+    let data = [line("copy: badu = ", "badu"), line("copy: bad fig = ", "bad"), line("count: badu = ", "4")];
+    let data = place.lines("data.jsonl", &data);
     let score = |metric: &str, name: &str| {
         let result = result(&["--data", &data, "--metric", metric]);
         assert_eq!((&result["examples"], &result["settings"]["model"]), (&json!(3), &json!(TINY)));
@@ -179,13 +180,16 @@ fn bad_input_is_refused_with_the_place_and_what_would_be_right() {
     assert!(message.contains("invalid value 'bleu'") && message.contains("exact-match") && message.contains("rouge-l"), "{message}");
     let task = |text: &str| failure(&["--task", &place.write("task.yaml", text)]);
     let metric = task("data: rows.jsonl\nmetric: bleu\nprompt: q\nanswer: a\n");
-    assert!(metric.contains("task.yaml") && metric.contains("unknown variant `bleu`") && metric.contains("`token_f1`"), "{metric}");
+    assert!(
+        metric.contains("task.yaml") && metric.contains("unknown variant `bleu`") && metric.contains("token_f1, rouge_l, numeric"),
+        "{metric}"
+    );
     let field = task("data: rows.jsonl\nmetric: exact_match\nprompt: q\nanswer: a\n");
     assert!(field.contains("rows.jsonl:2: `answer`: there is no field `a`; the row has `q`"), "{field}");
     let template = task("data: rows.jsonl\nmetric: exact_match\nprompt: \"{{ q }}\\n{{ p }}\"\nanswer: q\n");
     assert!(template.contains("rows.jsonl:1: `prompt`: `p` is undefined (line 2 of the template)"), "{template}");
     let unknown = task("data: rows.jsonl\nmetric: exact_match\nprompt: q\nanswer: q\nshots: 3\n");
-    assert!(unknown.contains("unknown field `shots`") && unknown.contains("`few_shot`"), "{unknown}");
+    assert!(unknown.contains("unknown field `shots`") && unknown.contains("few_shot, chat"), "{unknown}");
     place.write("empty.jsonl", "");
     let empty = task("data: empty.jsonl\nmetric: exact_match\nprompt: q\nanswer: a\n");
     assert!(empty.contains("empty.jsonl: holds no examples"), "{empty}");

@@ -301,6 +301,18 @@ fn choices_come_from_a_list_a_field_or_templates() {
 }
 
 #[test]
+fn choices_that_yaml_could_take_for_something_else_are_texts() {
+    let files = Files::new();
+    files.write("q.csv", QUESTIONS);
+    for (list, expected) in [("[yes, no]", ["yes", "no"]), ("[1, 2]", ["1", "2"]), ("[true, 0.50]", ["true", "0.50"])] {
+        let answer = expected[1];
+        let items =
+            files.choices(&format!("data: q.csv\nmetric: classification\nprompt: q\nanswer: \"{{{{ '{answer}' }}}}\"\nchoices: {list}\n"));
+        assert_eq!((items[0].choices.as_slice(), items[0].answer), (expected.map(String::from).as_slice(), 1));
+    }
+}
+
+#[test]
 fn several_texts_can_be_right() {
     let files = Files::new();
     files.write("q.jsonl", json!({ "q": "p", "answers": { "text": ["a", 7] } }).to_string());
@@ -318,8 +330,8 @@ fn what_a_task_file_gets_wrong_is_said() {
     let choose = ask.replace("exact_match", "multiple_choice");
     let cases = [
         (ask.replace("prompt", "promt"), "unknown field `promt`"),
-        (ask.replace("prompt", "promt"), "`prompt`"),
-        (ask.replace("exact_match", "bleu"), "unknown variant `bleu`, expected one of `perplexity`, `multiple_choice`"),
+        (ask.replace("prompt", "promt"), "expected one of name, data, metric, prompt, answer, choices"),
+        (ask.replace("exact_match", "bleu"), "unknown variant `bleu`, expected one of perplexity, multiple_choice"),
         (ask.replace("answer: a\n", ""), "task.yaml: `answer` is missing; the metric exact_match needs it"),
         (format!("{ask}choices: c\n"), "task.yaml: `choices` has no use for the metric exact_match"),
         (format!("{ask}system: s\n"), "task.yaml: `system` needs `chat: true`"),
@@ -337,7 +349,7 @@ fn what_a_task_file_gets_wrong_is_said() {
         (ask.replace("q.csv", "empty.jsonl"), "empty.jsonl: holds no examples"),
         (format!("{choose}choices: [x]\n"), "task.yaml: `choices` needs at least two, found 1"),
         (format!("{choose}choices: [x, y]\n"), "q.csv:3: `answer`: \"2\" is neither one of the 2 choices nor the number of one, from 0"),
-        (format!("{choose}choices: 3\n"), "`choices` must be a list of texts, or the name of a field that holds one"),
+        (format!("{choose}choices: 3\n"), "expected a list of texts, or the name of a field that holds one"),
         (format!("{choose}choices: \"{{{{ q }}}}\"\n"), "`choices` must be a list of texts, or the name of a field that holds one"),
         (format!("{choose}choices: c\n").replace("q.csv", "one.jsonl"), "one.jsonl:1: `choices`: needs at least two choices, found 1"),
         (
@@ -378,15 +390,17 @@ fn classes_are_scored_and_the_choices_of_several_rows_share_batches() {
 #[test]
 fn an_answer_ends_at_the_first_stop_string() {
     let files = Files::new();
-    files.write("rows.jsonl", json!({ "word": "solina" }).to_string());
-    let task = |stop: &str| format!("data: rows.jsonl\nmetric: exact_match\nprompt: \"copy: {{{{ word }}}} = \"\nanswer: \"sol\"\n{stop}");
+    files.write("rows.jsonl", json!({ "word": "badu" }).to_string());
+    let task = |stop: &str| {
+        format!("data: rows.jsonl\nmetric: exact_match\nprompt: \"copy: {{{{ word }}}} = \"\nanswer: \"{{{{ 'b' }}}}\"\n{stop}")
+    };
     let (model, tokenizer) = model();
     let output = |stop: &str| {
         let report = files.prepare(&task(stop)).unwrap().run(&model, &tokenizer, |_, _| {}).unwrap();
         report.predictions[0]["output"].as_str().unwrap().to_string()
     };
-    assert_eq!(output(""), "solina");
-    assert_eq!(output("stop: [\"na\", \"in\"]\n"), "sol");
+    assert_eq!(output(""), "badu");
+    assert_eq!(output("stop: [\"du\", \"ad\"]\n"), "b");
 }
 
 #[test]

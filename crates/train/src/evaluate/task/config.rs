@@ -4,7 +4,9 @@ use super::super::job::Metric;
 use super::super::metrics::Normalise;
 use peft_core::files::read_text;
 use peft_core::{Error, Result};
+use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// A benchmark: which data, what is asked, what is right and what is measured.
@@ -72,13 +74,40 @@ pub struct Task {
 }
 
 /// What can be chosen.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged, expecting = "`choices` must be a list of texts, or the name of a field that holds one")]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
 pub enum Choices {
     /// The same in every row, or templates over its fields.
     List(Vec<String>),
     /// The field that lists them.
     Field(String),
+}
+
+impl<'de> Deserialize<'de> for Choices {
+    /// Each element is read as the text that it is written as: `[yes, no]` and `[1, 2]` are texts here, not booleans and numbers.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Choices;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of texts, or the name of a field that holds one")
+            }
+
+            fn visit_str<E>(self, field: &str) -> Result<Choices, E> {
+                Ok(Choices::Field(field.into()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Choices, A::Error> {
+                let mut texts = Vec::new();
+                while let Some(text) = list.next_element()? {
+                    texts.push(text);
+                }
+                Ok(Choices::List(texts))
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
 }
 
 /// Solved rows before every prompt. A row is never among the examples of itself.

@@ -4,7 +4,7 @@ use super::super::item::Origin;
 use peft_core::{Error, Result};
 use serde_json::{Map, Value};
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Cursor};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -39,25 +39,21 @@ pub(in super::super) struct Rows(Source);
 
 enum Source {
     Json { reader: BufReader<File>, file: Arc<Path>, line: usize },
-    Table { records: csv::StringRecordsIntoIter<File>, header: Vec<String>, file: Arc<Path> },
+    Table(Box<Table>),
 }
 
 impl Rows {
-    /// Open a file by its extension: `.csv`, `.tsv`, else JSON Lines.
+    /// Open a file by its extension: `.csv`, `.tsv`, else JSON Lines. Tables are read whole.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Data`] for a table without a header.
+    /// [`Error::Io`]; [`Error::Data`] for a table whose header cannot be read.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| Error::io(path, e))?;
         let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
-        let delimiter = match extension.as_deref() {
-            Some("csv") => b',',
-            Some("tsv") => b'\t',
-            _ => return Ok(Self(Source::Json { reader: BufReader::new(file), file: path.into(), line: 0 })),
-        };
-        let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(file);
-        let header = reader.headers().map_err(|e| table_error(path, 1, &e))?.iter().map(String::from).collect();
-        Ok(Self(Source::Table { records: reader.into_records(), header, file: path.into() }))
+        Ok(Self(match extension.as_deref() {
+            Some("csv") => Source::Table(Box::new(Table::read(path, b',')?)),
+            Some("tsv") => Source::Table(Box::new(Table::read(path, b'\t')?)),
+            _ => Source::Json { reader: BufReader::new(File::open(path).map_err(|e| Error::io(path, e))?), file: path.into(), line: 0 },
+        }))
     }
 
     /// All rows, at most `limit`.
@@ -76,7 +72,7 @@ impl Iterator for Rows {
     fn next(&mut self) -> Option<Self::Item> {
         match &mut self.0 {
             Source::Json { reader, file, line } => json_row(reader, file, line).transpose(),
-            Source::Table { records, header, file } => table_row(records, header, file),
+            Source::Table(table) => table.next(),
         }
     }
 }
@@ -103,25 +99,59 @@ fn json_row(reader: &mut BufReader<File>, file: &Arc<Path>, number: &mut usize) 
     }
 }
 
-fn table_row(records: &mut csv::StringRecordsIntoIter<File>, header: &[String], file: &Arc<Path>) -> Option<Result<Row>> {
-    let line = records.reader().position().line() as usize;
-    let record = match records.next()? {
-        Ok(record) => record,
-        Err(e) => return Some(Err(table_error(file, line, &e))),
-    };
-    let line = record.position().map_or(line, |position| position.line() as usize);
-    let fields = header.iter().cloned().zip(record.iter().map(Value::from)).collect();
-    Some(Ok(Row { fields, origin: Origin { file: file.clone(), line } }))
+/// A table in memory, and the line in it that is counted so far.
+struct Table {
+    file: Arc<Path>,
+    bytes: Arc<[u8]>,
+    records: csv::StringRecordsIntoIter<Cursor<Arc<[u8]>>>,
+    header: Vec<String>,
+    /// Bytes whose line ends are counted, and how many those are.
+    counted: (usize, usize),
 }
 
-fn table_error(file: &Path, line: usize, error: &csv::Error) -> Error {
-    let line = error.position().map_or(line, |position| position.line() as usize);
-    let reason = match error.kind() {
-        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => format!("the header has {expected_len} fields, this row has {len}"),
-        csv::ErrorKind::Utf8 { err, .. } => format!("not valid UTF-8: {err}"),
-        _ => error.to_string(),
-    };
-    Error::Data { file: file.into(), line, reason }
+impl Table {
+    fn read(path: &Path, delimiter: u8) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+        let bytes: Arc<[u8]> = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes).into();
+        let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(Cursor::new(bytes.clone()));
+        let header = reader.headers().map(|header| header.iter().map(String::from).collect());
+        let (file, records) = (path.into(), reader.into_records());
+        let mut table = Self { file, bytes, records, header: Vec::new(), counted: (0, 0) };
+        table.header = header.map_err(|e| table.error(&e))?;
+        Ok(table)
+    }
+
+    fn next(&mut self) -> Option<Result<Row>> {
+        let record = match self.records.next()? {
+            Ok(record) => record,
+            Err(e) => return Some(Err(self.error(&e))),
+        };
+        let line = self.line(record.position());
+        let fields = self.header.iter().cloned().zip(record.iter().map(Value::from)).collect();
+        Some(Ok(Row { fields, origin: Origin { file: self.file.clone(), line } }))
+    }
+
+    /// The line of a record, from 1. The reader's own count is one short where lines end in `\r\n` or are blank.
+    fn line(&mut self, position: Option<&csv::Position>) -> usize {
+        let is_end = |byte: &u8| [b'\r', b'\n'].contains(byte);
+        let start = position.map_or(0, |position| position.byte() as usize).min(self.bytes.len());
+        let start = start + self.bytes[start..].iter().take_while(|byte| is_end(byte)).count();
+        let (counted, lines) = self.counted;
+        let more = self.bytes[counted.min(start)..start].iter().filter(|byte| **byte == b'\n').count();
+        self.counted = (start, lines + more);
+        lines + more + 1
+    }
+
+    fn error(&mut self, error: &csv::Error) -> Error {
+        let reason = match error.kind() {
+            csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
+                format!("the header has {expected_len} fields, this row has {len}")
+            }
+            csv::ErrorKind::Utf8 { err, .. } => format!("not valid UTF-8: {err}"),
+            _ => error.to_string(),
+        };
+        Error::Data { file: self.file.to_path_buf(), line: self.line(error.position()), reason }
+    }
 }
 
 #[cfg(test)]
@@ -142,6 +172,7 @@ mod tests {
     fn json_lines_and_tables_give_the_same_rows() {
         let expected = vec![(2, json!({"q": "a, b", "n": "1"})), (4, json!({"q": "c\nd", "n": "2"}))];
         assert_eq!(rows("a.csv", "q,n\n\"a, b\",1\n\n\"c\nd\",2\n").unwrap(), expected);
+        assert_eq!(rows("a.csv", "q,n\r\n\"a, b\",1\r\n\r\n\"c\nd\",2\r\n").unwrap(), expected);
         assert_eq!(rows("a.tsv", "\u{feff}q\tn\na, b\t1\n").unwrap(), expected[..1]);
         let lines = rows("a.jsonl", "\u{feff}\n{\"q\": \"a, b\", \"n\": \"1\"}\n\n{\"q\": \"c\\nd\", \"n\": \"2\"}").unwrap();
         assert_eq!(lines, expected);
@@ -150,6 +181,7 @@ mod tests {
     #[test]
     fn a_row_that_cannot_be_read_is_named() {
         assert_eq!(rows("a.csv", "q,n\na,1\nb\n").unwrap_err(), "a.csv:3: the header has 2 fields, this row has 1");
+        assert_eq!(rows("a.csv", "q,n\r\na,1\r\nb\r\n").unwrap_err(), "a.csv:3: the header has 2 fields, this row has 1");
         assert_eq!(rows("a.jsonl", "{}\n[1]").unwrap_err(), "a.jsonl:2: expected one JSON object per line");
         assert!(rows("a.jsonl", "{}\n\n{").unwrap_err().starts_with("a.jsonl:3: not valid JSON: "));
         assert_eq!(rows("a.csv", "q,n\n").unwrap_err(), "a.csv: holds no examples");
