@@ -56,7 +56,11 @@ struct Canvas {
 impl Canvas {
     fn of(losses: &[(usize, f64)], evaluations: &[(usize, f64)], total_steps: usize, columns: usize) -> Self {
         let (across, down) = (columns * DOTS.0, ROWS * DOTS.1);
-        let column = |step: usize| (step.saturating_sub(1) * (across - 1) / total_steps.saturating_sub(1).max(1)).min(across - 1);
+        // Shares of equal size where there are more steps than dots; else from edge to edge.
+        let column = |step: usize| {
+            let (parts, of) = if total_steps > across { (across, total_steps) } else { (across - 1, total_steps.saturating_sub(1).max(1)) };
+            (step.saturating_sub(1) * parts / of).min(across - 1)
+        };
         // Steps that share a column of dots are one dot: their mean.
         let mut means: BTreeMap<usize, (f64, f64)> = BTreeMap::new();
         for (step, loss) in losses {

@@ -10,7 +10,7 @@ use serde_json::Value;
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Fact {
     /// What it is.
-    pub label: &'static str,
+    pub label: String,
     /// The number, for people.
     pub value: String,
     /// A few words more.
@@ -48,28 +48,42 @@ pub(super) fn title(record: &RunRecord) -> String {
     }
 }
 
+fn fact(label: &str, value: String, note: String) -> Fact {
+    Fact { label: label.into(), value, note }
+}
+
+/// The outcome in numbers, or as far as it is known.
 pub(super) fn facts(record: &RunRecord) -> Vec<Fact> {
-    let found = [training_loss(record), evaluation_loss(record), trainable(record), steps(record), time(record), throughput(record)];
-    let memory = record.outcome("peak_memory_bytes");
-    let memory = memory.map(|peak| Fact { label: "Peak memory", value: bytes(peak), note: String::new() });
-    found.into_iter().chain([memory]).flatten().collect()
+    let losses = [training_loss(record), evaluation_loss(record)].into_iter().flatten();
+    let rest = [trainable(record), steps(record), time(record), throughput(record), memory(record)].into_iter().flatten();
+    losses.chain(evaluation_metrics(record)).chain(rest).collect()
 }
 
 fn training_loss(record: &RunRecord) -> Option<Fact> {
     let first = record.outcome("train_loss_first").or_else(|| record.metrics.first("loss"))?;
     let last = record.outcome("train_loss_last").or_else(|| record.metrics.last("loss"))?;
-    Some(Fact { label: "Training loss", value: trimmed(last, 4), note: format!("first step {}", trimmed(first, 4)) })
+    Some(fact("Training loss", trimmed(last, 4), format!("first step {}", trimmed(first, 4))))
 }
 
 fn evaluation_loss(record: &RunRecord) -> Option<Fact> {
     let last = record.outcome("eval_loss").or_else(|| record.metrics.last("eval_loss"))?;
-    Some(Fact { label: "Evaluation loss", value: trimmed(last, 4), note: format!("perplexity {}", short(last.exp())) })
+    // Where the data are classified, say, there are other measures, and no perplexity.
+    let note = if evaluation_metrics(record).is_empty() { format!("perplexity {}", short(last.exp())) } else { String::new() };
+    Some(fact("Evaluation loss", trimmed(last, 4), note))
+}
+
+/// Measures of the evaluation other than the loss, which the metrics call `eval_…`.
+fn evaluation_metrics(record: &RunRecord) -> Vec<Fact> {
+    let names = record.metrics.names.iter().filter_map(|name| Some((name, name.strip_prefix("eval_")?)));
+    let last = |name: &str| record.outcome(name).or_else(|| record.metrics.last(name));
+    let metric = |(name, short): (&String, &str)| Some(fact(&format!("Evaluation {short}"), trimmed(last(name)?, 4), String::new()));
+    names.filter(|(_, short)| *short != "loss").filter_map(metric).collect()
 }
 
 fn trainable(record: &RunRecord) -> Option<Fact> {
     let summary = record.parameters.as_ref()?;
     let note = format!("{} % of {}", trimmed(summary.percent(), 2), short(summary.total as f64));
-    Some(Fact { label: "Trainable", value: grouped(summary.trainable), note })
+    Some(fact("Trainable", grouped(summary.trainable), note))
 }
 
 fn steps(record: &RunRecord) -> Option<Fact> {
@@ -79,20 +93,26 @@ fn steps(record: &RunRecord) -> Option<Fact> {
         "1" => "1 epoch".into(),
         epochs => format!("{epochs} epochs"),
     });
-    Some(Fact { label: "Steps", value, note: epochs.unwrap_or_default() })
+    Some(fact("Steps", value, epochs.unwrap_or_default()))
 }
 
 fn time(record: &RunRecord) -> Option<Fact> {
     // A run that is not finished says how fast it is, and so how long it has taken.
     let so_far = || Some(record.metrics.tokens() / record.metrics.last("tokens_per_second").filter(|speed| *speed > 0.0)?);
     let seconds = record.outcome("seconds").or_else(so_far)?;
-    Some(Fact { label: "Time", value: duration(seconds), note: String::new() })
+    // The outcome of a run that was resumed tells of its last part.
+    let is_part = record.outcome("tokens").is_some_and(|tokens| tokens < record.metrics.tokens());
+    Some(fact("Time", duration(seconds), if is_part { "since it was resumed".into() } else { String::new() }))
 }
 
 fn throughput(record: &RunRecord) -> Option<Fact> {
     let speed = record.outcome("tokens_per_second").or_else(|| record.metrics.last("tokens_per_second"))?;
-    let tokens = record.outcome("tokens").unwrap_or_else(|| record.metrics.tokens());
-    Some(Fact { label: "Tokens/s", value: grouped(speed.round() as usize), note: format!("{} tokens", grouped(tokens as usize)) })
+    let tokens = grouped(record.metrics.tokens() as usize);
+    Some(fact("Tokens/s", grouped(speed.round() as usize), format!("{tokens} tokens")))
+}
+
+fn memory(record: &RunRecord) -> Option<Fact> {
+    Some(fact("Peak memory", bytes(record.outcome("peak_memory_bytes")?), String::new()))
 }
 
 #[cfg(test)]
@@ -140,6 +160,23 @@ mod tests {
         let facts = facts(&record(Some(json!({ "seconds": 90.0, "peak_memory_bytes": 2_000_000_000u64 }))));
         assert_eq!(value(&facts, "Time").as_deref(), Some("1 min 30 s"));
         assert_eq!(value(&facts, "Peak memory").as_deref(), Some("2.00 GB"));
+    }
+
+    #[test]
+    fn the_outcome_of_a_resumed_run_is_told_as_that_of_a_part() {
+        let facts = facts(&record(Some(json!({ "seconds": 2.0, "tokens": 50, "tokens_per_second": 25.0 }))));
+        let note = |label: &str| facts.iter().find(|fact| fact.label == label).unwrap().note.clone();
+        assert_eq!((note("Time"), note("Tokens/s")), ("since it was resumed".into(), "100 tokens".into()));
+    }
+
+    #[test]
+    fn other_measures_of_the_evaluation_are_named() {
+        let mut record = record(None);
+        record.metrics.names = vec!["eval_loss".into(), "eval_accuracy".into()];
+        record.metrics.rows[1].extend([("eval_loss".to_string(), 0.5), ("eval_accuracy".to_string(), 0.875)]);
+        let facts = facts(&record);
+        assert_eq!(value(&facts, "Evaluation accuracy").as_deref(), Some("0.875"));
+        assert!(facts.iter().all(|fact| !fact.note.contains("perplexity")));
     }
 
     #[test]

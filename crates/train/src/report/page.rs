@@ -129,11 +129,11 @@ pub(super) fn names(runs: &[RunRecord]) -> Vec<String> {
 }
 
 /// The names of all facts, in order.
-fn labels(entries: &[Entry]) -> Vec<&'static str> {
-    let mut labels = Vec::new();
+fn labels(entries: &[Entry]) -> Vec<&str> {
+    let mut labels: Vec<&str> = Vec::new();
     for fact in entries.iter().flat_map(|entry| &entry.facts) {
-        if !labels.contains(&fact.label) {
-            labels.push(fact.label);
+        if !labels.contains(&fact.label.as_str()) {
+            labels.push(&fact.label);
         }
     }
     labels
@@ -166,7 +166,7 @@ fn single_charts(run: &RunRecord) -> Vec<Chart> {
     let series = |name: &str| run.metrics.series(name);
     let mut losses = Drawn::noisy("training loss", TRAINING, series("loss"));
     losses.push(Drawn::new("evaluation loss", EVALUATION, Style::Dots, series("eval_loss")));
-    let mut charts = vec![Chart::new(Spec { wide: true, ..spec("Loss", "mean nats per learned token, by step", false) }, losses)];
+    let mut charts = vec![Chart::new(Spec { wide: true, ..spec("Loss", "in nats, by step", false) }, losses)];
     for name in evaluation_names([run]) {
         charts.push(Chart::new(spec(name, "", false), vec![Drawn::new(name, EVALUATION, Style::Dots, series(name))]));
     }
@@ -194,7 +194,7 @@ fn comparison_charts(runs: &[RunRecord], names: &[String]) -> Vec<Chart> {
     };
     let wide = |title: &str, note: &str| Spec { wide: true, ..spec(title, note, false) };
     let mut charts = vec![
-        Chart::new(wide("Training loss", "mean nats per learned token, smoothed, by step"), overlay("loss", Style::Line)),
+        Chart::new(wide("Training loss", "smoothed, in nats, by step"), overlay("loss", Style::Line)),
         Chart::new(spec("Evaluation loss", "", false), overlay("eval_loss", Style::Dots)),
     ];
     charts.extend(evaluation_names(runs).into_iter().map(|name| Chart::new(spec(name, "", false), overlay(name, Style::Dots))));
