@@ -4,8 +4,8 @@ use crate::bitfit::BitFitConfig;
 use crate::low_rank::{LoraConfig, VeraConfig};
 use crate::scaling::Ia3Config;
 use burn::module::Module;
-use peft_core::files::read_json;
-use peft_core::{CONFIG_FILE, Context, Error, Method, Result, Summary, adapt, load_tensors};
+use peft_core::files::{Checkpoint, read_json};
+use peft_core::{CONFIG_FILE, Context, Error, Method, Result, Summary, TENSOR_FILE, adapt, load_tensors};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -100,6 +100,15 @@ impl PeftConfig {
         }
     }
 
+    /// The highest rank of any module; 0 for a method without ranks.
+    fn highest_rank(&self) -> usize {
+        match self {
+            Self::Lora(config) => config.rank_pattern.values().copied().fold(config.r, usize::max),
+            Self::Vera(config) => config.r,
+            Self::Ia3(_) | Self::BitFit(_) => 0,
+        }
+    }
+
     /// Settings of all methods.
     pub fn common_mut(&mut self) -> &mut Common {
         match self {
@@ -150,10 +159,24 @@ fn sorted(value: Value) -> Value {
 /// Those of [`PeftConfig::read`], [`adapt`] and [`load_tensors`]. The model is dropped then: pass a clone to keep it.
 pub fn load<M: Module>(model: M, dir: &Path, name: &str) -> Result<(M, PeftConfig, Summary)> {
     let config = PeftConfig::read(dir)?;
+    check_rank(&config, dir)?;
     let context = Context { name: name.into(), from_file: true, ..Context::default() };
     let (model, summary) = adapt(model, config.method(), &context)?;
     let model = load_tensors(model, name, dir)?;
     Ok((model, config, summary))
+}
+
+/// Refuse a rank that the tensor file cannot have, before memory is taken for it.
+fn check_rank(config: &PeftConfig, dir: &Path) -> Result<()> {
+    let file = Checkpoint::open_file(&dir.join(TENSOR_FILE))?;
+    let filled = file.keys().filter_map(|key| file.info(key)).filter(|info| info.num_bytes() > Some(0));
+    let longest = filled.flat_map(|info| info.shape.iter().copied()).max().unwrap_or(0);
+    match config.highest_rank() {
+        rank if rank > longest => {
+            Err(Error::file(dir.join(CONFIG_FILE), format!("a rank of {rank}, where no tensor of {TENSOR_FILE} is longer than {longest}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Attach a new adapter under the name `default`; the same as [`adapt`] for any configuration.

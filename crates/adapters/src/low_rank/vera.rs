@@ -49,6 +49,9 @@ impl Default for VeraConfig {
     }
 }
 
+/// Far above any published rank, and small enough to take memory for.
+const MAX_RANK: usize = 1 << 16;
+
 /// The state of VeRA on one weight.
 #[derive(Module, Debug)]
 pub struct Vera {
@@ -128,6 +131,10 @@ impl Method for VeraConfig {
     fn validate(&self) -> Result<()> {
         if self.r == 0 {
             return Err(Error::InvalidConfig("r must be positive".into()));
+        }
+        // No weight bounds the rank, as it does LoRA's.
+        if self.r > MAX_RANK {
+            return Err(Error::InvalidConfig(format!("r is {}, VeRA's rank is at most {MAX_RANK}", self.r)));
         }
         self.common.refuse(&["bias", "fan_in_fan_out", "layers_pattern"])?;
         super::lora_config::check_dropout("vera_dropout", self.vera_dropout)

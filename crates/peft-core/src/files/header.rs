@@ -28,7 +28,9 @@ pub struct TensorInfo {
 impl TensorInfo {
     /// Its size in bytes; `None` if that overflows or is not whole.
     pub fn num_bytes(&self) -> Option<usize> {
-        let elements = self.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))?;
+        // A tensor without elements has strides all the same, which must not overflow either.
+        let volume = self.shape.iter().filter(|d| **d > 0).try_fold(1usize, |n, &d| n.checked_mul(d))?;
+        let elements = if self.shape.contains(&0) { 0 } else { volume };
         let bits = elements.checked_mul(self.dtype.bitsize())?;
         bits.is_multiple_of(8).then_some(bits / 8)
     }

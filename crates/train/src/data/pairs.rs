@@ -1,6 +1,6 @@
 //! Texts and pairs of texts to what an encoder reads.
 
-use super::tokenizer::TextTokenizer;
+use super::tokenizer::{TextTokenizer, guarded};
 use peft_core::{Error, Result};
 use tokenizers::utils::truncation::{TruncationParams, truncate_encodings};
 use tokenizers::{Encoding, PostProcessor};
@@ -30,7 +30,7 @@ impl TextTokenizer {
                 "max_length = {max_tokens} leaves no room for a text beside {special} special tokens"
             )));
         }
-        let plain = |text: &str| self.tokenizer.encode_fast(text, false).map_err(|e| self.error(e));
+        let plain = |text: &str| guarded(|| self.tokenizer.encode_fast(text, false)).map_err(|e| self.error(e));
         let first = plain(text)?;
         let second = pair.map(plain).transpose()?.map(|mut second| {
             second.set_type_ids(vec![1; second.len()]);
@@ -39,9 +39,9 @@ impl TextTokenizer {
         let length = |a: &Encoding, b: &Option<Encoding>| a.len() + b.as_ref().map_or(0, Encoding::len);
         let whole = length(&first, &second);
         let params = TruncationParams { max_length: max_tokens - special, ..Default::default() };
-        let (first, second) = truncate_encodings(first, second, &params).map_err(|e| self.error(e))?;
+        let (first, second) = truncate_encodings(first, second, &params).map_err(|e| self.error(e.to_string()))?;
         let truncated = length(&first, &second) < whole;
-        let encoding = self.tokenizer.post_process(first, second, true).map_err(|e| self.error(e))?;
+        let encoding = guarded(|| self.tokenizer.post_process(first, second, true)).map_err(|e| self.error(e))?;
         Ok(Tokens { ids: encoding.get_ids().to_vec(), type_ids: encoding.get_type_ids().to_vec(), truncated })
     }
 }

@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 use std::fmt::Write;
 
 /// The `tojson` filter of transformers: `json.dumps(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
-pub(super) fn tojson(value: &Value, ensure_ascii: Option<bool>, options: Kwargs) -> Result<String, Error> {
+pub(super) fn tojson(state: &State, value: &Value, ensure_ascii: Option<bool>, options: Kwargs) -> Result<String, Error> {
     let named: Option<bool> = options.get("ensure_ascii")?;
     let indent = indent(options.get("indent")?)?;
     let separators: Option<Vec<String>> = options.get("separators")?;
@@ -18,6 +18,7 @@ pub(super) fn tojson(value: &Value, ensure_ascii: Option<bool>, options: Kwargs)
         Some(_) => return Err(invalid("separators must be (item_separator, key_separator)")),
     };
     let style = Style {
+        state,
         ensure_ascii: ensure_ascii.or(named).unwrap_or(false),
         sort_keys: sort_keys.unwrap_or(false),
         indent: indent.as_deref(),
@@ -57,7 +58,12 @@ fn invalid(reason: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, reason.into())
 }
 
-struct Style<'a> {
+/// How deep a value may be nested; Python's `json` ends there too.
+const MAX_DEPTH: usize = 500;
+
+struct Style<'a, 's, 't> {
+    /// Of the template, whose budget pays for the text.
+    state: &'a State<'s, 't>,
     ensure_ascii: bool,
     sort_keys: bool,
     indent: Option<&'a str>,
@@ -65,8 +71,13 @@ struct Style<'a> {
     key: &'a str,
 }
 
-impl Style<'_> {
+impl Style<'_, '_, '_> {
     fn write(&self, out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
+        if depth > MAX_DEPTH {
+            return Err(invalid("a value nested more than 500 deep is not JSON serializable"));
+        }
+        let bytes = value.as_str().map_or(0, str::len) + self.indent.map_or(0, |indent| indent.len() * depth);
+        self.state.consume_fuel(4 + bytes as u64 / 64)?;
         match value.kind() {
             ValueKind::None => out.push_str("null"),
             ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),

@@ -12,6 +12,12 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 const NAME: &str = "chat_template";
+/// What one rendering may cost, in minijinja's measure: an instruction or 64 bytes. A conversation of a thousand messages takes a
+/// twentieth of it; what takes more is a template that does not end or doubles its text. minijinja 3.1 does not count a list that is
+/// added to itself dozens of times, nor how deep a value is nested, which only a template made for that brings far enough to do harm.
+const FUEL: u64 = 10_000_000;
+/// The longest text of a conversation, in bytes.
+const MAX_TEXT: usize = 8 << 20;
 
 /// A checkpoint's chat template, rendered as transformers renders it.
 ///
@@ -45,8 +51,12 @@ impl ChatTemplate {
     /// Compile a template; `file` is where errors say it comes from.
     pub fn new(source: &str, tokens: &SpecialTokens, file: impl Into<PathBuf>) -> Result<Self> {
         let file = file.into();
+        if unary_operators_in_a_row(source) > MAX_UNARY {
+            return Err(Error::file(&file, format!("the chat template has more than {MAX_UNARY} unary operators in a row")));
+        }
         let mut environment = Environment::new();
         environment.set_syntax(syntax());
+        environment.set_fuel(Some(FUEL));
         environment.set_debug(true); // errors name what is undefined
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_unknown_method_callback(python::method);
@@ -97,9 +107,49 @@ impl ChatTemplate {
             documents => Value::from(()),
             ..self.tokens.clone()
         };
-        let rendered = self.environment.get_template(NAME).and_then(|template| template.render(values));
-        rendered.map_err(|e| format!("the chat template failed: {}", describe(&e)))
+        let mut text = Text(Vec::new());
+        let rendered = self.environment.get_template(NAME).and_then(|template| template.render_captured_to(values, &mut text).map(drop));
+        let failed = |e: &dyn std::fmt::Display| format!("the chat template failed: {e}");
+        rendered.map_err(|e| failed(&describe(&e)))?;
+        String::from_utf8(text.0).map_err(|e| failed(&e))
     }
+}
+
+/// What a template writes, up to [`MAX_TEXT`]: a value that holds another one twice, which holds a third twice, and so on, is short to
+/// build and without end to write.
+struct Text(Vec<u8>);
+
+impl std::io::Write for Text {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() + bytes.len() > MAX_TEXT {
+            return Err(std::io::ErrorKind::FileTooLarge.into());
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The most unary operators in a row: minijinja counts how deep all other expressions are nested, and overflows the stack on these.
+const MAX_UNARY: usize = 1000;
+
+/// The longest row of `-` and `not`, wherever it stands.
+fn unary_operators_in_a_row(source: &str) -> usize {
+    let (mut rest, mut row, mut longest) = (source, 0, 0);
+    while let Some(c) = rest.chars().next() {
+        let operator = rest.strip_prefix("not").or_else(|| rest.strip_prefix('-'));
+        row = match operator {
+            Some(_) => row + 1,
+            None if c.is_whitespace() => row,
+            None => 0,
+        };
+        longest = longest.max(row);
+        rest = operator.unwrap_or(&rest[c.len_utf8()..]);
+    }
+    longest
 }
 
 /// The template in `tokenizer_config.json`: a string, or a list of named ones of which `default` counts.
@@ -163,9 +213,10 @@ fn without_generation_marks(source: &str) -> String {
 
 /// minijinja's message without its internal template name.
 pub(crate) fn describe(error: &minijinja::Error) -> String {
-    let reason = match error.detail() {
-        Some(detail) => detail.to_string(),
-        None => error.kind().to_string(),
+    let reason = match (error.kind(), error.detail()) {
+        (ErrorKind::OutOfFuel | ErrorKind::WriteFailure, _) => "it takes too long or too much memory for this conversation".into(),
+        (_, Some(detail)) => detail.to_string(),
+        (kind, None) => kind.to_string(),
     };
     match error.line() {
         Some(line) => format!("{reason} (line {line} of the template)"),

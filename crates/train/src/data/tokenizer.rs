@@ -4,6 +4,7 @@ use super::checkpoint::{SpecialTokens, read_json, token_ids};
 use super::wordpiece;
 use peft_core::{Error, Result};
 use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use tokenizers::Tokenizer;
 
@@ -43,10 +44,13 @@ impl TextTokenizer {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Self::load_vocabulary(dir, &file),
             Err(e) => return Err(Error::io(&file, e)),
         };
-        let invalid = |e: tokenizers::Error| Error::file(&file, format!("not a tokenizer: {e}"));
-        let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(invalid)?;
-        tokenizer.with_truncation(None).map_err(invalid)?;
-        tokenizer.with_padding(None);
+        let tokenizer = guarded(|| {
+            let mut tokenizer = Tokenizer::from_bytes(bytes)?;
+            tokenizer.with_truncation(None)?;
+            tokenizer.with_padding(None);
+            Ok(tokenizer)
+        });
+        let tokenizer = tokenizer.map_err(|reason| Error::file(&file, format!("not a tokenizer: {reason}")))?;
         Self::with_special_tokens(tokenizer, dir, file)
     }
 
@@ -85,20 +89,20 @@ impl TextTokenizer {
     /// The ids of `text`; with `add_special_tokens`, including those that the tokenizer puts around a text (mostly the
     /// beginning-of-sequence token). Special tokens written out in the text always become their ids.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
-        let encoding = self.tokenizer.encode_fast(text, add_special_tokens).map_err(|e| self.error(e))?;
+        let encoding = guarded(|| self.tokenizer.encode_fast(text, add_special_tokens)).map_err(|e| self.error(e))?;
         Ok(encoding.get_ids().to_vec())
     }
 
     /// As [`encode`](Self::encode), with the place of every token in the text.
     pub(super) fn pieces(&self, text: &str, add_special_tokens: bool) -> Result<Vec<Piece>> {
-        let encoding = self.tokenizer.encode(text, add_special_tokens).map_err(|e| self.error(e))?;
+        let encoding = guarded(|| self.tokenizer.encode(text, add_special_tokens)).map_err(|e| self.error(e))?;
         let tokens = encoding.get_ids().iter().zip(encoding.get_offsets()).zip(encoding.get_special_tokens_mask());
         Ok(tokens.map(|((&id, &(start, end)), &added)| Piece { id, start, end, added: added != 0 }).collect())
     }
 
     /// The text of `ids`; with `skip_special`, without the special tokens. Bytes that are not UTF-8 become `U+FFFD`.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.tokenizer.decode(ids, skip_special).map_err(|e| self.error(e))
+        guarded(|| self.tokenizer.decode(ids, skip_special)).map_err(|e| self.error(e))
     }
 
     /// A decoder for tokens that follow `context` one by one; special tokens are left out.
@@ -134,8 +138,19 @@ impl TextTokenizer {
         self.special.contains(&id)
     }
 
-    pub(super) fn error(&self, error: tokenizers::Error) -> Error {
-        Error::file(&self.file, format!("the tokenizer failed: {error}"))
+    pub(super) fn error(&self, reason: String) -> Error {
+        Error::file(&self.file, format!("the tokenizer failed: {reason}"))
+    }
+}
+
+/// What the tokenizer library returns, or why not: on some malformed files it panics, which is an error of the file like any other.
+pub(super) fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result.map_err(|e| e.to_string()),
+        Err(panic) => {
+            let message = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+            Err(message.unwrap_or("no reason given").to_string())
+        }
     }
 }
 
