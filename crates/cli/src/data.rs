@@ -71,7 +71,7 @@ pub struct Padding {
 impl Padding {
     pub fn of(config: &TrainConfig, lengths: &[u32]) -> Result<Self> {
         let plain = TrainConfig { packing: None, group_by_length: false, ..config.clone() };
-        let share = |config: &TrainConfig| Ok(config.plan(lengths)?.padding(lengths));
+        let share = |config: &TrainConfig| config.plan(lengths).map(|plan| plan.padding(lengths));
         Ok(Self { share: share(config)?, share_plain: share(&plain)? })
     }
 }

@@ -82,8 +82,8 @@ pub struct Run {
     /// Hugging Face checkpoint: a directory or a hub id, org/name[@revision].
     #[arg(long, value_name = "DIR|ID")]
     pub model: Option<PathBuf>,
-    /// Training data, JSONL: {"text"}, {"prompt","completion"} or {"messages":[...]} lines; for an encoder {"text","label"}, with or
-    /// without "text_pair".
+    /// Training data, JSONL or a JSON array: {"text"}, {"prompt","completion"}, {"messages":[...]}, ShareGPT's or Alpaca's; for an
+    /// encoder {"text","label"}, with or without "text_pair".
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
     /// Evaluation data of the same form.

@@ -195,6 +195,9 @@ fn finetune_decoder(start: Start) -> Result<Outcome> {
     let padding = Padding::of(&start.train, train.lengths())?;
     eprintln!("{stats}\n{padding}");
     let eval_examples = eval.len();
+    if run.eval_split.is_some() {
+        eprintln!("{eval_examples} of the examples are set aside for evaluation");
+    }
     let mut samples = run_files::sample_task(run, &text)?;
 
     let model = CausalLm::load(&base.dir, start.device(), Some(start.dtype()))?.gradient_checkpointing(start.recompute());

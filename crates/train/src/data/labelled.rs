@@ -1,6 +1,7 @@
 //! Labelled texts from JSON Lines files, and the set of their labels.
 
-use super::jsonl::{json_reason, kind, string};
+use super::jsonl::json_reason;
+use super::shapes::{kind, string};
 use peft_core::{Error, Result};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;

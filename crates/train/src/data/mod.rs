@@ -1,4 +1,4 @@
-//! From a data file to batches: JSON Lines → examples → chat template → token ids with marked targets → padded tensors.
+//! From a data file to batches: JSON → examples → chat template → token ids with marked targets → padded tensors.
 //!
 //! ```no_run
 //! use peft_train::data::{Batcher, ChatTemplate, EncodeConfig, Encoder, Position, Sampler, TextTokenizer, read_examples};
@@ -19,12 +19,14 @@
 //! # }
 //! ```
 
+mod array;
 mod batch;
 mod calendar;
 mod checkpoint;
 mod classify;
 mod encode;
 mod examples;
+mod instruction;
 mod jsonl;
 mod labelled;
 mod packing;
@@ -32,6 +34,7 @@ mod pairs;
 mod plan;
 pub(crate) mod python;
 mod sampler;
+mod shapes;
 mod split;
 mod stats;
 mod stream;

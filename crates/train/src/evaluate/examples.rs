@@ -110,7 +110,8 @@ fn choice_item(example: &Example) -> Result<ChoiceItem> {
 
 fn open_item(example: &Example, template: Option<&ChatTemplate>) -> Result<OpenItem> {
     let origin: Origin = example.into();
-    let (prompt, answer) = match &example.content {
+    let posed = example.content.posed(template.is_some());
+    let (prompt, answer) = match posed.as_ref() {
         Content::Question { prompt, answer } => (Prompt::plain(prompt), answer),
         Content::Completion { prompt, completion, answer } => (Prompt::plain(prompt), answer.as_ref().unwrap_or(completion)),
         Content::Chat { messages } => match messages.split_last() {
