@@ -1,6 +1,7 @@
 //! `peft`: fine-tune, evaluate, merge and run adapted language models.
 
 mod commands;
+mod data;
 mod loading;
 mod output;
 mod run;

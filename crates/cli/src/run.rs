@@ -76,8 +76,11 @@ pub struct Run {
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
     /// Evaluation data of the same form.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "eval_split")]
     pub eval: Option<PathBuf>,
+    /// Set so many examples aside for evaluation, or a fraction of them such as 0.05; the seed draws which.
+    #[arg(long, value_name = "N")]
+    pub eval_split: Option<f64>,
     /// How to fine-tune [default: lora].
     #[arg(long, value_enum)]
     pub method: Option<MethodName>,
@@ -156,6 +159,9 @@ pub struct Run {
     /// Put examples of similar length into a batch, for less padding.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub group_by_length: Option<bool>,
+    /// Leave the data on disk and encode them when they are needed: for JSONL files larger than memory.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub streaming: Option<bool>,
     /// Evaluate every so many steps, besides the end.
     #[arg(long, value_name = "N")]
     pub eval_steps: Option<usize>,
@@ -202,8 +208,8 @@ impl Run {
         let flags = serde_json::to_value(self).map_err(failed)?;
         if let (Some(merged), serde_json::Value::Object(flags)) = (merged.as_object_mut(), flags) {
             let is_set = |value: &serde_json::Value| !value.is_null() && value.as_object().is_none_or(|map| !map.is_empty());
-            // A flag for the length of the run replaces either setting of the file.
-            for (flag, rival) in [("epochs", "max_steps"), ("max_steps", "epochs")] {
+            // A flag replaces the setting of the file that excludes it.
+            for (flag, rival) in [("epochs", "max_steps"), ("max_steps", "epochs"), ("eval", "eval_split"), ("eval_split", "eval")] {
                 if flags.get(flag).is_some_and(is_set) {
                     merged.remove(rival);
                 }
@@ -249,6 +255,7 @@ impl Run {
         self.train_on_prompt.get_or_insert(false);
         self.packing.get_or_insert(false);
         self.group_by_length.get_or_insert(false);
+        self.streaming.get_or_insert(false);
         self.device.get_or_insert_with(|| "cpu".into());
         self.dtype.get_or_insert_default();
         self.seed.get_or_insert(0);

@@ -1,9 +1,9 @@
 //! The trainer: burn-train's learner over token batches, with the steps counted, logged, evaluated and saved in the optimise step.
 
-use crate::data::{Batcher, Encoded, Plan, Position};
+use crate::data::{Batcher, Encoded, Examples, Plan, Position};
 use crate::evaluate;
 use crate::hooks::{ClipGlobalNorm, Hook, Retie, global_norm};
-use crate::loader::{Loader, Nothing, Share};
+use crate::loader::{BatchSource, Loader, Nothing, Share};
 use crate::memory::peak_memory_bytes;
 use crate::optimizer::OptimizerConfig;
 use crate::quiet::Quiet;
@@ -162,7 +162,7 @@ pub struct Trained<M> {
 /// A run about to begin.
 pub struct Trainer<M> {
     config: TrainConfig,
-    train: Vec<Encoded>,
+    train: Examples,
     eval: Vec<Encoded>,
     directory: PathBuf,
     pad_id: u32,
@@ -172,10 +172,19 @@ pub struct Trainer<M> {
 }
 
 impl<M: LanguageModel + ModuleDisplay + 'static> Trainer<M> {
-    /// Train on these sequences; `metrics.jsonl` and checkpoints go into `directory`, which must exist.
-    pub fn new(config: TrainConfig, train: Vec<Encoded>, directory: impl Into<PathBuf>, pad_id: u32) -> Self {
+    /// Train on these examples; `metrics.jsonl` and checkpoints go into `directory`, which must exist.
+    pub fn new(config: TrainConfig, train: impl Into<Examples>, directory: impl Into<PathBuf>, pad_id: u32) -> Self {
         let hooks: Vec<Box<dyn Hook<M>>> = Vec::new();
-        Self { config, train, eval: Vec::new(), directory: directory.into(), pad_id, resume: false, hooks, on_step: Box::new(|_| {}) }
+        Self {
+            config,
+            train: train.into(),
+            eval: Vec::new(),
+            directory: directory.into(),
+            pad_id,
+            resume: false,
+            hooks,
+            on_step: Box::new(|_| {}),
+        }
     }
 
     /// Evaluate on these sequences.
@@ -214,8 +223,7 @@ impl<M: LanguageModel + ModuleDisplay + 'static> Trainer<M> {
             return Err(Error::InvalidConfig("the model is on a device without autodiff; load it on `device.autodiff()`".into()));
         }
         device.seed(self.config.seed);
-        let lengths: Vec<u32> = self.train.iter().map(|example| example.ids.len() as u32).collect();
-        let plan = self.config.plan(&lengths)?;
+        let plan = self.config.plan(self.train.lengths())?;
         let steps_per_epoch = plan.batches_per_epoch().div_ceil(self.config.gradient_accumulation_steps);
         let total_steps = self.config.max_steps.unwrap_or(self.config.epochs * steps_per_epoch);
 
@@ -265,16 +273,15 @@ impl<M: LanguageModel + ModuleDisplay + 'static> Trainer<M> {
                 run.hooks.insert(0, Box::new(Retie));
             }
         });
+        let failure = Arc::<Mutex<Option<Error>>>::default();
         let model = if step < total_steps {
-            let loader = Loader {
+            let source = BatchSource {
                 examples: Arc::new(self.train),
                 plan: Arc::new(plan),
-                device,
                 pad_id: self.pad_id,
                 accumulation: self.config.gradient_accumulation_steps,
-                start,
-                epochs: AtomicU64::new(0),
             };
+            let loader = Loader { source, device, start, epochs: AtomicU64::new(0), failure: failure.clone() };
             // One epoch more than needed where a run starts within one; the step count ends it.
             let epochs = total_steps.div_ceil(steps_per_epoch) - step / steps_per_epoch;
             SupervisedTraining::new(&self.directory, Arc::new(loader), Arc::new(Nothing))
@@ -291,7 +298,8 @@ impl<M: LanguageModel + ModuleDisplay + 'static> Trainer<M> {
             tuned.model.valid()
         };
         let run: Run<M> = run.take().expect("the run is put there above");
-        if let Some(error) = run.error {
+        let failure = failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(error) = run.error.or(failure) {
             return Err(error);
         }
         checkpoints.clear()?;
@@ -309,15 +317,12 @@ impl Report {
 }
 
 /// What identifies a run whose checkpoint may be continued.
-fn fingerprint(config: &TrainConfig, train: &[Encoded]) -> String {
+fn fingerprint(config: &TrainConfig, train: &Examples) -> String {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
     let settings = TrainConfig { eval_steps: None, save_steps: None, ..config.clone() };
     format!("{settings:?}").hash(&mut hasher);
-    for example in train {
-        example.ids.hash(&mut hasher);
-        example.labels_mask.hash(&mut hasher);
-    }
+    train.fingerprint().hash(&mut hasher);
     format!("{:016x}", hasher.finish())
 }
 

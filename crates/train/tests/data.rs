@@ -432,17 +432,34 @@ fn long_examples_lose_their_end_and_are_skipped_if_nothing_to_learn_is_left() {
     let dir = checkpoint();
     let tokenizer = dir.tokenizer();
     let mut encoder = Encoder::new(&tokenizer, None, config(4, false)).unwrap();
-    let examples = [text("ab"), text("abcdef"), completion("a", "bcd"), completion("abc", "d"), text("")];
+    let unspoken = completion("abc", "");
+    let examples = [text("ab"), text("abcdef"), completion("a", "bcd"), completion("abc", "d"), text(""), unspoken];
     let rows = encoder.encode_all(&examples).unwrap();
     let rows: Vec<_> = rows.iter().map(|row| marked(&tokenizer, row)).collect();
-    assert_eq!(rows, ["(<s>)[a][b][</s>]", "(<s>)[a][b][c]", "(<s>)(a)[b][c]", "(<s>)[</s>]"]);
-    let stats = EncodeStats { examples: 4, tokens: 14, supervised: 9, truncated: 2, skipped: 1 };
+    assert_eq!(rows, ["(<s>)[a][b][</s>]", "(<s>)[a][b][c]", "(<s>)(a)[b][c]"]);
+    let skipped = Skipped { empty: 1, nothing_to_learn: 0, too_long: 2 };
+    let (mean_length, longest) = (4.0, 8);
+    let stats = EncodeStats { examples: 3, tokens: 12, supervised: 8, mean_length, longest, truncated: 2, cut_tokens: 6, skipped };
     assert_eq!(encoder.stats(), stats);
 
-    let error = encoder.encode_all(&[completion("abc", "d")]).unwrap_err().to_string();
-    assert!(error.contains("max_length = 4 leaves nothing to learn of any of the 1 examples"), "{error}");
+    let encoder = || Encoder::new(&tokenizer, None, config(4, false)).unwrap();
+    let error = encoder().encode_all(&[completion("abc", "d"), text("")]).unwrap_err().to_string();
+    let expected = "invalid configuration: there is nothing to learn in any of the 2 examples: 1 without text, \
+                    1 with all that is to be learned beyond max_length; choose a max_length above 4";
+    assert_eq!(error, expected);
+    assert!(encoder().encode_all(&[text("")]).unwrap_err().to_string().ends_with("of the 1 examples: 1 without text"));
     let error = Encoder::new(&tokenizer, None, config(1, false)).unwrap_err().to_string();
     assert!(error.contains("max_length must be at least 2, found 1"), "{error}");
+}
+
+#[test]
+fn an_example_without_a_token_to_learn_is_skipped_for_that() {
+    let dir = Dir::new().with_json("tokenizer.json", byte_level());
+    let tokenizer = dir.tokenizer();
+    let mut encoder = Encoder::new(&tokenizer, None, EncodeConfig::default()).unwrap();
+    assert_eq!(encoder.encode(&completion("abc", "")).unwrap(), None);
+    assert_eq!(encoder.encode(&completion("", "")).unwrap(), None);
+    assert_eq!(encoder.stats().skipped, Skipped { empty: 1, nothing_to_learn: 1, too_long: 0 });
 }
 
 #[test]
@@ -469,6 +486,78 @@ fn tokens_that_the_tokenizer_puts_behind_a_text_close_it() {
     assert_eq!(row, "(<s>)(a)[b][</s>]");
     let tokenizer = dir.tokenizer();
     assert_eq!(marked(&tokenizer, &encode_continuation(&tokenizer, "a", "b", true).unwrap()), "(<s>)(a)[b]");
+}
+
+// ---- files that stay on disk
+
+const LINES: &str = "\u{feff}{\"text\": \"ab\"}\r\n\n{\"prompt\": \"a\", \"completion\": \"bcd\"}\n{\"text\": \"\"}\n{\"text\": \"é bo\"}";
+
+fn streamed_file(dir: &Dir, lines: &str) -> peft_core::Result<(Examples, EncodeStats)> {
+    let path = dir.0.join("lines.jsonl");
+    std::fs::write(&path, lines).unwrap();
+    stream_examples(path, dir.tokenizer(), None, EncodeConfig::default(), |_, _| {})
+}
+
+fn all(examples: &Examples) -> Vec<Encoded> {
+    (0..examples.len()).map(|i| examples.get(i).unwrap().into_owned()).collect()
+}
+
+#[test]
+fn a_streamed_file_gives_the_examples_of_one_in_memory() {
+    let dir = checkpoint();
+    let (streamed, stats) = streamed_file(&dir, LINES).unwrap();
+    let tokenizer = dir.tokenizer();
+    let mut encoder = Encoder::new(&tokenizer, None, EncodeConfig::default()).unwrap();
+    let rows = encoder.encode_all(&read_examples(dir.0.join("lines.jsonl")).unwrap()).unwrap();
+    assert_eq!(stats, encoder.stats());
+    assert_eq!(stats.skipped.empty, 1);
+    let memory = Examples::from(rows.clone());
+    assert_eq!((streamed.len(), streamed.lengths()), (3, memory.lengths()));
+    assert!((0..3).all(|i| streamed.learned(i) == memory.learned(i)));
+    assert_eq!((all(&streamed), all(&memory)), (rows.clone(), rows));
+
+    let ((train, eval), (expected, set_aside)) = (streamed.split(1.0, 7).unwrap(), memory.split(1.0, 7).unwrap());
+    assert_eq!((all(&train), eval), (all(&expected), set_aside));
+}
+
+#[test]
+fn a_streamed_file_is_read_in_pieces_and_tells_how_far_it_is() {
+    let dir = checkpoint();
+    let path = dir.0.join("lines.jsonl");
+    let lines: String = (0..2500).map(|i| format!("{{\"text\": \"{i}\"}}\n")).collect();
+    std::fs::write(&path, &lines).unwrap();
+    let mut seen = Vec::new();
+    let told = |done, all| seen.push((done, all));
+    let (examples, _) = stream_examples(&path, dir.tokenizer(), None, EncodeConfig::default(), told).unwrap();
+    assert_eq!((examples.len(), seen.len()), (2500, 3));
+    assert_eq!(seen[2], (lines.len() as u64, lines.len() as u64));
+    let tokenizer = dir.tokenizer();
+    assert_eq!(tokenizer.decode(&examples.get(1999).unwrap().ids, true).unwrap(), "1999");
+}
+
+#[test]
+fn a_file_that_cannot_be_streamed_is_refused_with_its_line() {
+    let dir = checkpoint();
+    let fails = |lines: &str| streamed_file(&dir, lines).unwrap_err().to_string();
+    assert!(fails("{\"text\": \"a\"}\n\n{\"text\": 3}\n").ends_with("lines.jsonl:3: `text` must be a string, found a number"));
+    assert!(fails("\n\n").ends_with("lines.jsonl: holds no examples"));
+    assert!(fails("{\"text\": \"\"}").contains("nothing to learn in any of the 1 examples: 1 without text"));
+    let array = stream_examples("data.json", dir.tokenizer(), None, EncodeConfig::default(), |_, _| {}).unwrap_err().to_string();
+    assert_eq!(array, "data.json: streaming needs JSON Lines, one object per line, not compressed");
+    let missing = stream_examples("no/such.jsonl", dir.tokenizer(), None, EncodeConfig::default(), |_, _| {}).unwrap_err();
+    assert!(missing.to_string().starts_with("no/such.jsonl: "), "{missing}");
+}
+
+#[test]
+fn a_streamed_file_that_changes_is_noticed() {
+    let dir = checkpoint();
+    let (examples, _) = streamed_file(&dir, "{\"text\": \"ab\"}\n{\"text\": \"cd\"}\n").unwrap();
+    std::fs::write(dir.0.join("lines.jsonl"), "{\"text\": \"ab\"}\n{\"text\": \"\u{1f600}\"}\n").unwrap();
+    assert!(examples.get(0).is_ok());
+    let error = examples.get(1).unwrap_err().to_string();
+    assert!(error.ends_with("lines.jsonl: has changed since the run began; a file that is streamed must stay as it is"), "{error}");
+    std::fs::write(dir.0.join("lines.jsonl"), "").unwrap();
+    assert!(examples.get(0).unwrap_err().to_string().contains("has changed since the run began"));
 }
 
 // ---- a trained SentencePiece-style tokenizer

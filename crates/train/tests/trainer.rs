@@ -5,13 +5,21 @@ use burn::tensor::Tensor;
 use peft_adapters::low_rank::{Init, LoraConfig};
 use peft_core::{Context, Error, Names, adapt};
 use peft_models::{CausalLm, DecoderConfig};
-use peft_train::data::Encoded;
+use peft_train::data::{EncodeConfig, Encoded, TextTokenizer, stream_examples};
 use peft_train::{Hook, OptimizerConfig, TrainConfig, Trained, Trainer};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 const CONFIG: &str = r#"{"model_type": "llama", "vocab_size": 23, "hidden_size": 16, "intermediate_size": 24,
     "num_hidden_layers": 2, "num_attention_heads": 2, "tie_word_embeddings": true}"#;
+
+/// A decoder for the vocabulary of the tiny tokenizer, with LoRA.
+fn wider() -> CausalLm {
+    let device = peft_core::device::host().autodiff();
+    let config = DecoderConfig::parse(&CONFIG.replace("\"vocab_size\": 23", "\"vocab_size\": 100")).unwrap();
+    let lora = LoraConfig::for_modules(Names::list(["q_proj", "v_proj"]));
+    adapt(CausalLm::init(config, &device, 1), &lora, &Context::seeded(3)).unwrap().0
+}
 
 /// A decoder with LoRA whose factors are both random, so that both have gradients from the first step.
 fn model() -> CausalLm {
@@ -172,6 +180,27 @@ fn a_loss_that_is_not_a_number_ends_the_run() {
     let optimizer = OptimizerConfig { lr: 1e30, ..config().optimizer };
     let result = Trainer::new(TrainConfig { max_steps: Some(20), optimizer, ..config() }, data(), dir.path(), 0).run(model());
     assert!(matches!(result, Err(Error::NonFinite { .. })));
+}
+
+#[test]
+fn a_streamed_file_that_changes_ends_the_run_with_the_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("data.jsonl");
+    let lines: String = (0..200).map(|i| format!("{{\"text\": \"copy: {i}\"}}\n")).collect();
+    std::fs::write(&file, &lines).unwrap();
+    let tokenizer = TextTokenizer::load(concat!(env!("CARGO_MANIFEST_DIR"), "/../cli/assets/tiny")).unwrap();
+    let (examples, _) = stream_examples(&file, tokenizer, None, EncodeConfig::default(), |_, _| {}).unwrap();
+    let changed = file.clone();
+    let steps = Arc::new(Mutex::new(0));
+    let taken = steps.clone();
+    let config = TrainConfig { max_steps: None, batch_size: 2, ..config() };
+    let trainer = Trainer::new(config, examples, dir.path(), 0).on_step(move |progress| {
+        *taken.lock().unwrap() = progress.step;
+        std::fs::write(&changed, "").unwrap();
+    });
+    let error = trainer.run(wider()).err().expect("the file is gone").to_string();
+    assert!(error.ends_with("data.jsonl: has changed since the run began; a file that is streamed must stay as it is"), "{error}");
+    assert!((1..=5).contains(&*steps.lock().unwrap()), "batches that were ready are used");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `peft finetune`.
 
+use crate::data::{Data, Padding};
 use crate::loading::{ADAPTER, Text};
 use crate::output;
 use crate::run::{MethodName, Run};
@@ -11,8 +12,8 @@ use peft_adapters::PeftConfig;
 use peft_core::files::{read_text, write_atomic};
 use peft_core::{Context, Error, Result, Summary, adapt, device, save_adapter};
 use peft_models::CausalLm;
-use peft_train::data::{EncodeConfig, EncodeStats, Encoded, Encoder, read_examples};
-use peft_train::{Progress, Report, TrainConfig, Trainer};
+use peft_train::data::EncodeStats;
+use peft_train::{Progress, Report, Trainer};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -50,6 +51,8 @@ pub struct Outcome {
     /// All parameters, adapters included.
     pub total_params: usize,
     examples: EncodeStats,
+    /// Examples that were evaluated on.
+    eval_examples: usize,
     padding: Padding,
     adapter_dir: PathBuf,
 }
@@ -83,7 +86,7 @@ const RUN_FILE: &str = "run.yaml";
 /// Fine-tune as `run` says and save into `out`.
 pub fn finetune(run: &Run, out: &Path, overwrite: bool, resume: bool) -> Result<Outcome> {
     let model_dir = run.required("model", &run.model)?;
-    let data = run.required("data", &run.data)?;
+    run.required("data", &run.data)?;
     let method = run.method();
     let config = run.peft_config()?;
     let train_config = run.train_config();
@@ -96,11 +99,10 @@ pub fn finetune(run: &Run, out: &Path, overwrite: bool, resume: bool) -> Result<
         check_continues(run, &out.join(RUN_FILE))?;
     }
     let text = Text::load(model_dir)?;
-    let (train, stats) = encoded(&text, run, data)?;
-    let eval = run.eval.as_deref().map(|file| encoded(&text, run, file)).transpose()?.map_or(Vec::new(), |(rows, _)| rows);
-    report_cuts(&stats);
+    let Data { train, eval, stats } = Data::read(&text, run)?;
     let padding = Padding::of(&train_config, &train)?;
-    eprintln!("{padding}");
+    eprintln!("{stats}\n{padding}");
+    let eval_examples = eval.len();
 
     let device = device::parse(run.device.as_deref().unwrap_or("cpu"))?.autodiff();
     device.seed(run.seed.unwrap_or(0));
@@ -122,6 +124,7 @@ pub fn finetune(run: &Run, out: &Path, overwrite: bool, resume: bool) -> Result<
         trainable_params: summary.trainable,
         total_params: summary.total,
         examples: stats,
+        eval_examples,
         padding,
         adapter_dir: out.into(),
     })
@@ -149,52 +152,6 @@ fn check_continues(run: &Run, file: &Path) -> Result<()> {
     match settings(Run::read(file)?)? == settings(run.clone())? {
         true => Ok(()),
         false => Err(Error::file(file, "--resume needs the settings of the run that it continues, which this file holds")),
-    }
-}
-
-fn encoded(text: &Text, run: &Run, file: &Path) -> Result<(Vec<Encoded>, EncodeStats)> {
-    let config = EncodeConfig { max_length: run.max_length.unwrap_or(512), train_on_prompt: run.train_on_prompt.unwrap_or(false) };
-    let examples = read_examples(file)?;
-    let mut encoder = Encoder::new(&text.tokenizer, text.template.as_ref(), config)?;
-    let rows = encoder.encode_all(&examples)?;
-    Ok((rows, encoder.stats()))
-}
-
-fn report_cuts(stats: &EncodeStats) {
-    if stats.truncated + stats.skipped > 0 {
-        eprintln!(
-            "{} examples are longer than max_length and lost their end; {} had nothing left to learn and were skipped",
-            stats.truncated, stats.skipped
-        );
-    }
-}
-
-/// How much of the batches is padding, as a share of their positions.
-#[derive(Serialize)]
-struct Padding {
-    /// As the run makes them.
-    share: f64,
-    /// If examples were shuffled only.
-    share_plain: f64,
-}
-
-impl Padding {
-    fn of(config: &TrainConfig, train: &[Encoded]) -> Result<Self> {
-        let lengths: Vec<u32> = train.iter().map(|example| example.ids.len() as u32).collect();
-        let plain = TrainConfig { packing: None, group_by_length: false, ..config.clone() };
-        let share = |config: &TrainConfig| Ok(config.plan(&lengths)?.padding(&lengths));
-        Ok(Self { share: share(config)?, share_plain: share(&plain)? })
-    }
-}
-
-impl std::fmt::Display for Padding {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "padding: {:.1} % of the batches", 100.0 * self.share)?;
-        match self.share == self.share_plain {
-            true if self.share > 0.2 => write!(f, "; --group-by-length or --packing makes it less"),
-            true => Ok(()),
-            false => write!(f, ", {:.1} % if examples were only shuffled", 100.0 * self.share_plain),
-        }
     }
 }
 

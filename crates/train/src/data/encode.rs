@@ -1,10 +1,12 @@
 //! Examples to token ids, with a mark on every token that is to be learned.
 
 use super::jsonl::{Content, Example, Message};
+use super::stats::{EncodeStats, Skip};
 use super::template::ChatTemplate;
 use super::tokenizer::{Piece, TextTokenizer};
 use super::turns::{Turn, assistant_turns};
 use peft_core::{Error, Result};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// How examples become token sequences.
@@ -24,7 +26,7 @@ impl Default for EncodeConfig {
 }
 
 /// A token sequence and which of its tokens are to be learned.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Encoded {
     /// The tokens.
     pub ids: Vec<u32>,
@@ -50,21 +52,6 @@ impl Encoded {
     }
 }
 
-/// What became of the examples.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct EncodeStats {
-    /// Sequences made.
-    pub examples: usize,
-    /// Their tokens.
-    pub tokens: usize,
-    /// Those of their tokens that count in the loss.
-    pub supervised: usize,
-    /// Sequences that lost their end to `max_length`.
-    pub truncated: usize,
-    /// Examples left out because nothing to be learned fits in `max_length`.
-    pub skipped: usize,
-}
-
 /// Turns examples into token sequences and keeps count.
 #[derive(Debug)]
 pub struct Encoder<'a> {
@@ -75,6 +62,11 @@ pub struct Encoder<'a> {
 }
 
 impl<'a> Encoder<'a> {
+    /// An encoder whose settings have been checked.
+    pub(super) fn of_valid(tokenizer: &'a TextTokenizer, template: Option<&'a ChatTemplate>, config: EncodeConfig) -> Self {
+        Self { tokenizer, template, config, stats: EncodeStats::default() }
+    }
+
     /// Fails if `max_length` is below 2: a single token predicts nothing.
     pub fn new(tokenizer: &'a TextTokenizer, template: Option<&'a ChatTemplate>, config: EncodeConfig) -> Result<Self> {
         if config.max_length < 2 {
@@ -83,7 +75,7 @@ impl<'a> Encoder<'a> {
         if tokenizer.eos_ids().is_empty() {
             tracing::warn!("the checkpoint names no end-of-sequence token: texts are left open, and the model will not learn to stop");
         }
-        Ok(Self { tokenizer, template, config, stats: EncodeStats::default() })
+        Ok(Self::of_valid(tokenizer, template, config))
     }
 
     /// What became of the examples so far.
@@ -91,7 +83,7 @@ impl<'a> Encoder<'a> {
         self.stats
     }
 
-    /// The sequence of one example, or `None` if nothing to be learned fits in `max_length`.
+    /// The sequence of one example, or `None` if it is [left out](Skip).
     ///
     /// - `text`: all of it counts, and the end-of-sequence token, which is added if missing.
     /// - `prompt`, `completion`: tokenised as one text; tokens that reach into the completion count, and the end-of-sequence token.
@@ -101,7 +93,14 @@ impl<'a> Encoder<'a> {
     /// Fails, naming the example's line, on examples for evaluation, on conversations if there is no chat template, if the template
     /// refuses the conversation, or if it does not show which part is the assistant's.
     pub fn encode(&mut self, example: &Example) -> Result<Option<Encoded>> {
+        let made = self.make(example)?;
+        Ok(self.count(made))
+    }
+
+    /// What becomes of one example, not yet counted.
+    pub(super) fn make(&self, example: &Example) -> Result<Made> {
         let row = match &example.content {
+            Content::Text { text } if text.is_empty() => return Ok(Made { row: Err(Skip::Empty), length: 0 }),
             Content::Text { text } => self.text(text)?,
             Content::Completion { prompt, completion, .. } => self.completion(prompt, completion)?,
             Content::Chat { messages } => self.chat(example, messages)?,
@@ -112,19 +111,34 @@ impl<'a> Encoder<'a> {
         Ok(self.fit(row))
     }
 
-    /// The sequences of all examples that have anything to learn; fails if none has.
+    /// Count what became of an example.
+    pub(super) fn count(&mut self, made: Made) -> Option<Encoded> {
+        match &made.row {
+            Ok(row) => self.stats.made(row.ids.len(), row.supervised(), made.length),
+            Err(why) => self.stats.skipped(*why),
+        }
+        made.row.ok()
+    }
+
+    /// The sequences of all examples that have anything to learn, made on all cores; fails if none has.
     pub fn encode_all(&mut self, examples: &[Example]) -> Result<Vec<Encoded>> {
+        let made: Vec<Result<Made>> = examples.par_iter().map(|example| self.make(example)).collect();
         let mut rows = Vec::with_capacity(examples.len());
-        for example in examples {
-            rows.extend(self.encode(example)?);
+        for made in made {
+            rows.extend(self.count(made?));
         }
-        if rows.is_empty() {
-            let (max, all) = (self.config.max_length, examples.len());
-            return Err(Error::InvalidConfig(format!(
-                "max_length = {max} leaves nothing to learn of any of the {all} examples; choose a larger one"
-            )));
-        }
+        self.check_any(rows.len())?;
         Ok(rows)
+    }
+
+    /// Refuse data of which nothing is left.
+    pub(super) fn check_any(&self, rows: usize) -> Result<()> {
+        let (max, skipped) = (self.config.max_length, self.stats.skipped);
+        if rows > 0 {
+            return Ok(());
+        }
+        let remedy = if skipped.too_long > 0 { format!("; choose a max_length above {max}") } else { String::new() };
+        Err(Error::InvalidConfig(format!("there is nothing to learn in any of the {} examples: {skipped}{remedy}", skipped.all())))
     }
 
     fn text(&self, text: &str) -> Result<Encoded> {
@@ -168,21 +182,29 @@ impl<'a> Encoder<'a> {
         row
     }
 
-    fn fit(&mut self, mut row: Encoded) -> Option<Encoded> {
-        let too_long = row.ids.len() > self.config.max_length;
+    /// Without what is beyond `max_length`.
+    fn fit(&self, mut row: Encoded) -> Made {
+        let length = row.ids.len();
+        let left_out = |why| Made { row: Err(why), length };
+        if row.supervised() == 0 {
+            return left_out(if length < 2 { Skip::Empty } else { Skip::NothingToLearn });
+        }
         row.ids.truncate(self.config.max_length);
         row.labels_mask.truncate(self.config.max_length);
-        let supervised = row.supervised();
-        if supervised == 0 {
-            self.stats.skipped += 1;
-            return None;
+        if row.supervised() == 0 {
+            return left_out(Skip::TooLong);
         }
-        self.stats.examples += 1;
-        self.stats.tokens += row.ids.len();
-        self.stats.supervised += supervised;
-        self.stats.truncated += usize::from(too_long);
-        Some(row)
+        Made { row: Ok(row), length }
     }
+}
+
+/// What becomes of an example.
+#[derive(Debug)]
+pub(super) struct Made {
+    /// Its sequence, or why there is none.
+    pub row: Result<Encoded, Skip>,
+    /// Its tokens before it was cut.
+    pub length: usize,
 }
 
 const NO_TEMPLATE: &str = "`messages` need a chat template, and the checkpoint has none (no chat_template.jinja, no `chat_template` in \

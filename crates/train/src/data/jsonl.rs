@@ -99,7 +99,7 @@ impl Example {
 pub fn read_examples(path: impl AsRef<Path>) -> Result<Vec<Example>> {
     let path = path.as_ref();
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes);
     let file: Arc<Path> = path.into();
     let mut examples = Vec::new();
     for (index, line) in bytes.split(|&b| b == b'\n').enumerate() {
@@ -111,12 +111,17 @@ pub fn read_examples(path: impl AsRef<Path>) -> Result<Vec<Example>> {
         }
     }
     if examples.is_empty() {
-        return Err(Error::file(path, "holds no examples"));
+        return Err(Error::file(path, NO_EXAMPLES));
     }
     Ok(examples)
 }
 
-fn parse_line(line: &[u8]) -> Result<Option<Content>, String> {
+/// What some editors put at the beginning of a file.
+pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+pub(super) const NO_EXAMPLES: &str = "holds no examples";
+
+/// The example of a line, or nothing for a blank one.
+pub(super) fn parse_line(line: &[u8]) -> Result<Option<Content>, String> {
     let line = std::str::from_utf8(line).map_err(|e| format!("not valid UTF-8 at byte {}", e.valid_up_to() + 1))?;
     if line.trim().is_empty() {
         return Ok(None);

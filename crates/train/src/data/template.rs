@@ -17,7 +17,7 @@ const NAME: &str = "chat_template";
 ///
 /// The template sees `messages`, `add_generation_prompt`, the named special tokens, `tools = none`, `raise_exception`, `strftime_now`
 /// (in UTC), Python's string methods and Python's JSON.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
     tokens: Value,

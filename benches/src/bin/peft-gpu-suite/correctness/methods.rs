@@ -169,7 +169,7 @@ fn text(model: &CausalLm) -> Result<Vec<Output>> {
 fn losses(model: CausalLm) -> Result<Vec<Output>> {
     let labels_mask: Vec<bool> = (0..BATCH[1]).map(|i| i > 0).collect();
     let ids = token_ids(BATCH[1] * 8, VOCABULARY);
-    let examples = ids.chunks(BATCH[1]).map(|ids| Encoded { ids: ids.to_vec(), labels_mask: labels_mask.clone() }).collect();
+    let examples: Vec<_> = ids.chunks(BATCH[1]).map(|ids| Encoded { ids: ids.to_vec(), labels_mask: labels_mask.clone() }).collect();
     let config = TrainConfig {
         batch_size: BATCH[0],
         optimizer: OptimizerConfig { lr: 5e-3, ..OptimizerConfig::default() },
