@@ -72,7 +72,7 @@ pub struct Run {
     /// Directory of a Hugging Face checkpoint.
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
-    /// Training data, JSONL: {"text"}, {"prompt","completion"} or {"messages":[...]} lines.
+    /// Training data, JSONL or a JSON array: {"text"}, {"prompt","completion"}, {"messages":[...]}, ShareGPT's or Alpaca's.
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
     /// Evaluation data of the same form.

@@ -66,6 +66,12 @@ fn logits(file: &str) -> Vec<f32> {
     data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
 }
 
+/// The loss of every step of the run that wrote into `out`.
+fn losses(out: &str) -> Vec<f64> {
+    let text = std::fs::read_to_string(Path::new(out).join("metrics.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["loss"].as_f64().unwrap()).collect()
+}
+
 /// Largest difference over the largest magnitude.
 fn distance(a: &[f32], b: &[f32]) -> f32 {
     let scale = a.iter().fold(0f32, |m, x| m.max(x.abs()));
@@ -135,16 +141,22 @@ fn every_method_trains_saves_and_loads() {
 
 #[test]
 fn a_killed_run_resumes_to_the_same_losses() {
+    check_resuming("");
+}
+
+#[test]
+fn a_killed_run_with_packed_rows_of_a_streamed_file_resumes_to_the_same_losses() {
+    check_resuming(" --packing --streaming --max-length 64 --eval-split 1");
+}
+
+fn check_resuming(extra: &str) {
     let place = Place::new();
     let data = place.data();
     let arguments = |out: &str| -> Vec<String> {
-        let text =
-            format!("finetune --model {TINY} --data {data} --max-steps 40 --batch-size 2 --lora-dropout 0 --save-steps 4 --out {out}");
+        let text = format!(
+            "finetune --model {TINY} --data {data} --max-steps 40 --batch-size 2 --lora-dropout 0 --save-steps 4 --out {out}{extra}"
+        );
         text.split(' ').map(String::from).collect()
-    };
-    let losses = |out: &str| -> Vec<f64> {
-        let text = std::fs::read_to_string(Path::new(out).join("metrics.jsonl")).unwrap();
-        text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["loss"].as_f64().unwrap()).collect()
     };
     let (whole, broken) = (place.path("whole"), place.path("broken"));
     assert!(Command::new(env!("CARGO_BIN_EXE_peft")).args(arguments(&whole)).output().unwrap().status.success());
@@ -185,6 +197,45 @@ fn a_run_file_gives_settings_and_flags_win() {
     let wrong = place.write("wrong.yaml", "lora_aplha: 3\n");
     let message = failure(&["finetune", "--config", &wrong, "--out", &place.path("x")]);
     assert!(message.contains("lora_aplha"), "{message}");
+}
+
+#[test]
+fn data_are_packed_grouped_streamed_and_set_aside() {
+    let place = Place::new();
+    let line = |i: usize| json!({ "prompt": "copy: ", "completion": "badu ".repeat(1 + i * i % 17) }).to_string();
+    let lines: Vec<String> = (0..40).map(line).chain([json!({"text": ""}).to_string()]).collect();
+    let data = place.write("lengths.jsonl", &lines.join("\n"));
+    let train = |name: &str, extra: &[&str]| {
+        let out = place.path(name);
+        let arguments = ["finetune", "--model", TINY, "--data", &data, "--max-length", "64", "--batch-size", "4", "--out", &out];
+        (result(&[&arguments, extra].concat()), losses(&out))
+    };
+    let share = |result: &Value| result["padding"]["share"].as_f64().unwrap();
+
+    let (plain, plain_losses) = train("plain", &[]);
+    assert_eq!((&plain["examples"]["examples"], &plain["examples"]["skipped"]["empty"]), (&json!(40), &json!(1)));
+    assert!(plain["examples"]["truncated"].as_u64() > Some(0) && plain["examples"]["longest"].as_u64() > Some(64));
+    assert_eq!(share(&plain), plain["padding"]["share_plain"].as_f64().unwrap());
+    let (grouped, _) = train("grouped", &["--group-by-length"]);
+    let (packed, packed_losses) = train("packed", &["--packing"]);
+    assert!(share(&grouped) < 0.7 * share(&plain) && share(&packed) < 0.7 * share(&plain), "{grouped} {packed} {plain}");
+    assert_eq!((plain["steps"].clone(), packed["tokens"].clone()), (json!(10), plain["tokens"].clone()));
+
+    assert_eq!(train("streamed", &["--streaming"]).1, plain_losses);
+    assert_eq!(train("streamed-packed", &["--streaming", "--packing"]).1, packed_losses);
+
+    let (aside, _) = train("aside", &["--eval-split", "0.1"]);
+    assert_eq!((&aside["eval_examples"], &aside["steps"]), (&json!(4), &json!(9)));
+    assert!(aside["eval_loss"].is_number());
+}
+
+#[test]
+fn every_form_of_data_trains() {
+    let place = Place::new();
+    let array = json!([{ "instruction": "mirror: badu = ", "output": "UDAB" }, { "text": "copy: badu = badu" }]);
+    let data = place.write("data.json", &serde_json::to_string_pretty(&array).unwrap());
+    let done = result(&["finetune", "--model", TINY, "--data", &data, "--max-length", "256", "--out", &place.path("out")]);
+    assert_eq!((&done["examples"]["examples"], &done["steps"]), (&json!(2), &json!(1)));
 }
 
 #[test]
@@ -271,6 +322,13 @@ fn bad_settings_are_refused_with_what_would_be_right() {
     assert_eq!(message, "error: this build has no cuda backend; build with `cargo build --release --features cuda`");
     let message = train(&["--method", "ia3", "--r", "4"]);
     assert_eq!(message, "error: invalid configuration: `r` is no setting of ia3");
+    let message = train(&["--packing", "--group-by-length"]);
+    assert_eq!(message, "error: invalid configuration: packing leaves nothing to group by length; choose one of them");
+    let message = train(&["--eval-split", "6"]);
+    assert_eq!(message, "error: invalid configuration: eval_split = 6 leaves nothing to train on of 6 examples");
+    let both = place.write("both.yaml", &format!("eval: {data}\neval_split: 0.5\n"));
+    let message = train(&["--config", &both]);
+    assert_eq!(message, "error: invalid configuration: both eval and eval_split are set; choose one of them");
     let out = place.path("full");
     std::fs::create_dir(&out).unwrap();
     std::fs::write(Path::new(&out).join("something"), "").unwrap();

@@ -167,7 +167,7 @@ pub fn exact_match<M: LanguageModel>(
 }
 
 fn question(tokenizer: &TextTokenizer, template: Option<&ChatTemplate>, example: &Example) -> Result<(Vec<u32>, String)> {
-    match &example.content {
+    match example.content.posed(template.is_some()).as_ref() {
         Content::Question { prompt, answer } => Ok((tokenizer.encode(prompt, true)?, answer.clone())),
         Content::Completion { prompt, completion, answer } => {
             Ok((tokenizer.encode(prompt, true)?, answer.clone().unwrap_or_else(|| completion.clone())))

@@ -156,6 +156,92 @@ fn every_shape_of_example_is_read() {
     assert_eq!(contents, expected);
 }
 
+fn contents(file: impl AsRef<[u8]>) -> Vec<Content> {
+    read(file).unwrap().into_iter().map(|example| example.content).collect()
+}
+
+fn messages(spoken: &[(&str, &str)]) -> Content {
+    chat(spoken).content
+}
+
+#[test]
+fn conversations_of_sharegpt_are_read() {
+    let lines = r#"{"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a", "weight": 1}], "system": "s"}
+        {"conversations": [{"from": "system", "value": "s"}, {"from": "user", "value": "q"}, {"from": "observation", "value": "o"}], "system": ""}
+        {"conversations": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}"#;
+    let [first, second, third] = contents(lines).try_into().unwrap();
+    let Content::Chat { messages: spoken } = &first else { panic!("{first:?}") };
+    assert_eq!(spoken[2].extra["weight"], 1);
+    let roles: Vec<_> = spoken.iter().map(|message| (message.role.as_str(), message.content.as_str())).collect();
+    assert_eq!(roles, [("system", "s"), ("user", "q"), ("assistant", "a")]);
+    assert_eq!(second, messages(&[("system", "s"), ("user", "q"), ("tool", "o")]));
+    assert_eq!(third, messages(&[("user", "q"), ("assistant", "a")]));
+}
+
+#[test]
+fn instructions_are_posed_by_the_chat_template_or_in_alpacas_words() {
+    let lines = r#"{"instruction": "Add.", "input": "1 2", "output": "3", "text": "unused"}
+        {"instruction": "Sing.", "input": "", "output": "La"}
+        {"instruction": "Sing.", "output": "La", "system": "You are a bird."}"#;
+    let posed = |template| contents(lines).iter().map(|content| content.posed(template).into_owned()).collect::<Vec<_>>();
+    let expected = [
+        messages(&[("user", "Add.\n\n1 2"), ("assistant", "3")]),
+        messages(&[("user", "Sing."), ("assistant", "La")]),
+        messages(&[("system", "You are a bird."), ("user", "Sing."), ("assistant", "La")]),
+    ];
+    assert_eq!(posed(true), expected);
+
+    let task = "Below is an instruction that describes a task";
+    let prompts = [
+        format!(
+            "{task}, paired with an input that provides further context. Write a response that appropriately completes the request.\n\n\
+             ### Instruction:\nAdd.\n\n### Input:\n1 2\n\n### Response:\n"
+        ),
+        format!("{task}. Write a response that appropriately completes the request.\n\n### Instruction:\nSing.\n\n### Response:\n"),
+        "You are a bird.\n\n### Instruction:\nSing.\n\n### Response:\n".into(),
+    ];
+    let expected = prompts.into_iter().zip(["3", "La", "La"]).map(|(prompt, output)| completion(&prompt, output).content);
+    assert_eq!(posed(false), expected.collect::<Vec<_>>());
+
+    let example = example(contents(lines)[1].clone());
+    assert_eq!(encode(&example), "(<s>)(<user>)(S)(i)(n)(g)(.)(<end>)(\n)(\n)(<assistant>)[L][a][<end>](\n)(\n)");
+    let plain = encode_with(&checkpoint(), None, &example, &EncodeConfig::default()).unwrap().unwrap();
+    assert!(plain.ends_with("(:)(\n)[L][a][</s>]"), "{plain}");
+}
+
+#[test]
+fn an_array_of_objects_is_read_with_the_lines_they_begin_in() {
+    let array =
+        "\u{feff}\r\n[\r\n  {\"text\": \"a,]\"},\n  {\n    \"prompt\": \"p\",\n    \"completion\": \"c\"\n  }, {\"text\": \"b\"}\n]\n";
+    let examples = read(array).unwrap();
+    let found: Vec<_> = examples.iter().map(|example| (example.line, &example.content)).collect();
+    let [a, p, b] = [text("a,]"), completion("p", "c"), text("b")].map(|example| example.content);
+    assert_eq!(found, [(3, &a), (4, &p), (7, &b)]);
+    assert_eq!(read("[]").unwrap_err(), "data.jsonl: holds no examples");
+}
+
+#[test]
+fn an_array_that_is_not_well_formed_is_named_with_the_line() {
+    let cases = [
+        ("[{\"text\": \"a\"},\n{\"text\": 3}]", "data.jsonl:2: `text` must be a string, found a number"),
+        ("[{\"text\": \"a\"},\n\n\"b\"]", "data.jsonl:3: expected objects in the array, found a string"),
+        ("[\n{\"text\": \"a\"}\n{\"text\": \"b\"}]", "data.jsonl:3: expected `,` or `]` after an object of the array"),
+        ("[{\"text\": \"a\"}", "data.jsonl:1: expected `,` or `]` after an object of the array"),
+        ("[{\"text\": \"a\"},\n", "data.jsonl:2: not valid JSON: the array does not end"),
+        ("[{\"text\": \"a\"}, {\n\"text\":\n\"b\n\"}]", "data.jsonl:4: not valid JSON: control character"),
+        ("[{\"text\": \"a\"}]\n[{\"text\": \"b\"}]", "data.jsonl:2: expected nothing after the array"),
+    ];
+    for (array, reason) in cases {
+        let error = read(array).unwrap_err();
+        assert!(error.starts_with(reason), "{array}\n{error}");
+    }
+}
+
+#[test]
+fn a_compressed_file_is_refused() {
+    assert_eq!(read([0x1f, 0x8b, 8, 0]).unwrap_err(), "data.jsonl: is compressed; unpack it first, with gunzip");
+}
+
 #[test]
 fn a_line_that_is_no_example_is_named_with_the_reason() {
     let cases = [
@@ -178,6 +264,13 @@ fn a_line_that_is_no_example_is_named_with_the_reason() {
             "`messages[0]`: unknown role `human`; known roles are `system`, `developer`, `user`, `assistant`, `tool`",
         ),
         ("{\"messages\": [{\"role\": \"user\"}]}", "`messages[0]`: `content` is missing"),
+        ("{\"conversations\": [{\"from\": \"human\"}]}", "`conversations[0]`: `value` is missing"),
+        (
+            "{\"conversations\": [{\"from\": \"bot\", \"value\": \"v\"}]}",
+            "`conversations[0]`: unknown speaker `bot`; known are `human`, `user`, `gpt`, `chatgpt`, `assistant`, `system`, `tool`, `observation`",
+        ),
+        ("{\"conversations\": [{\"from\": \"gpt\", \"value\": \"v\"}], \"system\": 1}", "`system` must be a string, found a number"),
+        ("{\"instruction\": \"i\", \"input\": 1, \"output\": \"o\"}", "`input` must be a string, found a number"),
         ("{\"messages\": [{\"role\": \"user\", \"content\": [1]}]}", "`messages[0]`: `content` must be a string, found a list"),
         ("{\"prompt\": \"p\", \"choices\": []}", "`choices` is empty"),
         ("{\"prompt\": \"p\", \"choices\": [1]}", "`choices` must hold strings, found a number"),
@@ -542,8 +635,8 @@ fn a_file_that_cannot_be_streamed_is_refused_with_its_line() {
     assert!(fails("{\"text\": \"a\"}\n\n{\"text\": 3}\n").ends_with("lines.jsonl:3: `text` must be a string, found a number"));
     assert!(fails("\n\n").ends_with("lines.jsonl: holds no examples"));
     assert!(fails("{\"text\": \"\"}").contains("nothing to learn in any of the 1 examples: 1 without text"));
-    let array = stream_examples("data.json", dir.tokenizer(), None, EncodeConfig::default(), |_, _| {}).unwrap_err().to_string();
-    assert_eq!(array, "data.json: streaming needs JSON Lines, one object per line, not compressed");
+    assert!(fails("\n [{\"text\": \"a\"}]").ends_with("lines.jsonl: is a JSON array; streaming needs JSON Lines, one object per line"));
+    assert!(fails("\u{1f}").contains("not valid JSON"));
     let missing = stream_examples("no/such.jsonl", dir.tokenizer(), None, EncodeConfig::default(), |_, _| {}).unwrap_err();
     assert!(missing.to_string().starts_with("no/such.jsonl: "), "{missing}");
 }

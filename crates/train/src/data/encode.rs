@@ -89,6 +89,7 @@ impl<'a> Encoder<'a> {
     /// - `prompt`, `completion`: tokenised as one text; tokens that reach into the completion count, and the end-of-sequence token.
     /// - `messages`: the rendering of the chat template; every assistant message counts, through the special token that closes it.
     ///   Nothing is added to what the template writes.
+    /// - `instruction`, `output`: one of the last two; see [`Content::posed`].
     ///
     /// Fails, naming the example's line, on examples for evaluation, on conversations if there is no chat template, if the template
     /// refuses the conversation, or if it does not show which part is the assistant's.
@@ -99,11 +100,13 @@ impl<'a> Encoder<'a> {
 
     /// What becomes of one example, not yet counted.
     pub(super) fn make(&self, example: &Example) -> Result<Made> {
-        let row = match &example.content {
+        let content = example.content.posed(self.template.is_some());
+        let row = match content.as_ref() {
             Content::Text { text } if text.is_empty() => return Ok(Made { row: Err(Skip::Empty), length: 0 }),
             Content::Text { text } => self.text(text)?,
             Content::Completion { prompt, completion, .. } => self.completion(prompt, completion)?,
             Content::Chat { messages } => self.chat(example, messages)?,
+            Content::Instruction { .. } => unreachable!("posed as a conversation or as a prompt"),
             Content::Choice { .. } | Content::Question { .. } => {
                 return Err(example.error("`prompt` with `answer` is for evaluation only; training needs a `completion`"));
             }

@@ -1,13 +1,12 @@
-//! Examples from JSON Lines files: one JSON object per line.
+//! Examples from data files: JSON Lines, one object per line, or a JSON array of objects.
 
+use super::array::Elements;
+use super::shapes::{kind, parse_object};
 use peft_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::path::Path;
 use std::sync::Arc;
-
-const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
-const SHAPES: &str = r#"{"text"}, {"prompt", "completion"}, {"messages": [{"role", "content"}, …]}, and for evaluation {"prompt", "choices", "answer"} or {"prompt", "answer"}"#;
 
 /// One message of a conversation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,6 +49,17 @@ pub enum Content {
         /// The conversation, at least one message.
         messages: Vec<Message>,
     },
+    /// `{"instruction", "input", "output"}`, Alpaca's form: the output is to be learned. [`posed`](Self::posed) says how it is written.
+    Instruction {
+        /// What is to be done.
+        instruction: String,
+        /// What it is to be done with.
+        input: Option<String>,
+        /// The result.
+        output: String,
+        /// What the assistant is told beforehand.
+        system: Option<String>,
+    },
     /// `{"prompt", "choices", "answer"}`: multiple choice.
     Choice {
         /// The question.
@@ -91,24 +101,30 @@ impl Example {
     }
 }
 
-/// Read all examples of a JSON Lines file.
+/// Read all examples of a file: JSON Lines, or one JSON array of objects.
 ///
-/// Blank lines are skipped, keys that no shape uses are ignored. A line that has the keys of several shapes is read as the first of
-/// messages, choices, completion, answer, text. Fails with the file and line of the first line that is not an example, and if there
-/// is no example at all.
+/// Blank lines are skipped, keys that no form uses are ignored. An object that has the keys of several forms is read as the first of
+/// messages, conversations, choices, completion, answer, instruction, text. Fails with the file and line of the first object that is
+/// not an example, and if there is no example at all.
 pub fn read_examples(path: impl AsRef<Path>) -> Result<Vec<Example>> {
     let path = path.as_ref();
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+    if bytes.starts_with(GZIP) {
+        return Err(Error::file(path, COMPRESSED));
+    }
     let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes);
     let file: Arc<Path> = path.into();
     let mut examples = Vec::new();
-    for (index, line) in bytes.split(|&b| b == b'\n').enumerate() {
-        let line_number = index + 1;
-        match parse_line(line) {
-            Ok(None) => {}
-            Ok(Some(content)) => examples.push(Example { content, file: file.clone(), line: line_number }),
-            Err(reason) => return Err(Error::Data { file: path.into(), line: line_number, reason }),
+    let mut take = |line: usize, content: Result<Option<Content>, String>| match content {
+        Ok(content) => {
+            examples.extend(content.map(|content| Example { content, file: file.clone(), line }));
+            Ok(())
         }
+        Err(reason) => Err(Error::Data { file: path.into(), line, reason }),
+    };
+    match bytes.trim_ascii_start().first() {
+        Some(b'[') => Elements::new(bytes).try_for_each(|(line, content)| take(line, content.map(Some)))?,
+        _ => bytes.split(|&b| b == b'\n').enumerate().try_for_each(|(index, line)| take(index + 1, parse_line(line)))?,
     }
     if examples.is_empty() {
         return Err(Error::file(path, NO_EXAMPLES));
@@ -118,6 +134,9 @@ pub fn read_examples(path: impl AsRef<Path>) -> Result<Vec<Example>> {
 
 /// What some editors put at the beginning of a file.
 pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// What a file compressed with gzip begins with.
+pub(super) const GZIP: &[u8] = &[0x1f, 0x8b];
+pub(super) const COMPRESSED: &str = "is compressed; unpack it first, with gunzip";
 pub(super) const NO_EXAMPLES: &str = "holds no examples";
 
 /// The example of a line, or nothing for a blank one.
@@ -137,106 +156,4 @@ fn json_reason(error: serde_json::Error) -> String {
     let text = error.to_string();
     let reason = text.split(" at line ").next().unwrap_or(&text);
     format!("not valid JSON: {reason} at column {}; each line must hold one whole JSON object", error.column())
-}
-
-fn parse_object(object: &Map<String, Value>) -> Result<Content, String> {
-    let has = |key| object.contains_key(key);
-    if has("messages") {
-        Ok(Content::Chat { messages: messages(&object["messages"])? })
-    } else if has("prompt") && has("choices") {
-        choice(object)
-    } else if has("prompt") && has("completion") {
-        let answer = if has("answer") { Some(answer_text(object)?) } else { None };
-        Ok(Content::Completion { prompt: string(object, "prompt")?, completion: string(object, "completion")?, answer })
-    } else if has("prompt") && has("answer") {
-        Ok(Content::Question { prompt: string(object, "prompt")?, answer: answer_text(object)? })
-    } else if has("text") {
-        Ok(Content::Text { text: string(object, "text")? })
-    } else {
-        Err(format!("no known kind of example: found {}; known are {SHAPES}", keys(object)))
-    }
-}
-
-fn messages(value: &Value) -> Result<Vec<Message>, String> {
-    let Value::Array(list) = value else {
-        return Err(format!("`messages` must be a list, found {}", kind(value)));
-    };
-    if list.is_empty() {
-        return Err("`messages` is empty".into());
-    }
-    list.iter().enumerate().map(|(i, m)| message(m).map_err(|reason| format!("`messages[{i}]`: {reason}"))).collect()
-}
-
-fn message(value: &Value) -> Result<Message, String> {
-    let Value::Object(object) = value else {
-        return Err(format!("must be an object with `role` and `content`, found {}", kind(value)));
-    };
-    let role = string(object, "role")?;
-    if !ROLES.contains(&role.as_str()) {
-        return Err(format!("unknown role `{role}`; known roles are `{}`", ROLES.join("`, `")));
-    }
-    let content = string(object, "content")?;
-    let extra = object.iter().filter(|(key, _)| !["role", "content"].contains(&key.as_str()));
-    Ok(Message { role, content, extra: extra.map(|(k, v)| (k.clone(), v.clone())).collect() })
-}
-
-fn choice(object: &Map<String, Value>) -> Result<Content, String> {
-    let Value::Array(list) = &object["choices"] else {
-        return Err(format!("`choices` must be a list of strings, found {}", kind(&object["choices"])));
-    };
-    let choices: Vec<String> = list
-        .iter()
-        .map(|c| c.as_str().map(String::from).ok_or(format!("`choices` must hold strings, found {}", kind(c))))
-        .collect::<Result<_, _>>()?;
-    if choices.is_empty() {
-        return Err("`choices` is empty".into());
-    }
-    let answer = right_choice(object.get("answer").unwrap_or(&Value::Null), &choices)?;
-    Ok(Content::Choice { prompt: string(object, "prompt")?, choices, answer })
-}
-
-fn right_choice(answer: &Value, choices: &[String]) -> Result<usize, String> {
-    let found = match answer {
-        Value::Number(n) => n.as_u64().and_then(|i| usize::try_from(i).ok()).filter(|&i| i < choices.len()),
-        Value::String(text) => choices.iter().position(|c| c == text),
-        other => {
-            return Err(format!("`answer` must be the index of a choice or its text, found {}", kind(other)));
-        }
-    };
-    found.ok_or_else(|| format!("`answer` {answer} is none of the {} choices (indices start at 0)", choices.len()))
-}
-
-fn answer_text(object: &Map<String, Value>) -> Result<String, String> {
-    match &object["answer"] {
-        Value::String(text) => Ok(text.clone()),
-        Value::Number(number) => Ok(number.to_string()),
-        other => Err(format!("`answer` must be a string or a number, found {}", kind(other))),
-    }
-}
-
-fn string(object: &Map<String, Value>, key: &str) -> Result<String, String> {
-    match object.get(key) {
-        Some(Value::String(text)) => Ok(text.clone()),
-        Some(other) => Err(format!("`{key}` must be a string, found {}", kind(other))),
-        None => Err(format!("`{key}` is missing")),
-    }
-}
-
-fn keys(object: &Map<String, Value>) -> String {
-    if object.is_empty() {
-        return "no keys".into();
-    }
-    let keys: Vec<_> = object.keys().map(|k| format!("`{k}`")).collect();
-    format!("the keys {}", keys.join(", "))
-}
-
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "nothing",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
 }

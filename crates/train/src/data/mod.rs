@@ -1,4 +1,4 @@
-//! From a data file to batches: JSON Lines → examples → chat template → token ids with marked targets → padded tensors.
+//! From a data file to batches: JSON → examples → chat template → token ids with marked targets → padded tensors.
 //!
 //! ```no_run
 //! use peft_train::data::{Batcher, ChatTemplate, EncodeConfig, Encoder, Position, Sampler, TextTokenizer, read_examples};
@@ -19,16 +19,19 @@
 //! # }
 //! ```
 
+mod array;
 mod batch;
 mod calendar;
 mod checkpoint;
 mod encode;
 mod examples;
+mod instruction;
 mod jsonl;
 mod packing;
 mod plan;
 mod python;
 mod sampler;
+mod shapes;
 mod split;
 mod stats;
 mod stream;

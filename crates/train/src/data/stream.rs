@@ -2,7 +2,7 @@
 
 use super::encode::{EncodeConfig, Encoded, Encoder, Made};
 use super::examples::Examples;
-use super::jsonl::{BYTE_ORDER_MARK, Example, NO_EXAMPLES, parse_line};
+use super::jsonl::{BYTE_ORDER_MARK, COMPRESSED, Example, GZIP, NO_EXAMPLES, parse_line};
 use super::stats::EncodeStats;
 use super::template::ChatTemplate;
 use super::tokenizer::TextTokenizer;
@@ -52,13 +52,15 @@ pub fn stream_examples(
     mut on_progress: impl FnMut(u64, u64),
 ) -> Result<(Examples, EncodeStats)> {
     let path: Arc<Path> = path.as_ref().into();
-    if let Some("json" | "gz") = path.extension().and_then(|extension| extension.to_str()) {
-        return Err(Error::file(&path, "streaming needs JSON Lines, one object per line, not compressed"));
-    }
     let failed = |e| Error::io(&path, e);
     let file = File::open(&path).map_err(failed)?;
     let all_bytes = file.metadata().map_err(failed)?.len();
     let mut reader = LineReader::new(BufReader::with_capacity(1 << 20, file));
+    match reader.reader.fill_buf().map_err(failed)? {
+        begin if begin.starts_with(GZIP) => return Err(Error::file(&path, COMPRESSED)),
+        begin if begin.trim_ascii_start().starts_with(b"[") => return Err(Error::file(&path, AN_ARRAY)),
+        _ => {}
+    }
     let mut encoder = Encoder::new(&tokenizer, template.as_ref(), config.clone())?;
     let (mut lines, mut lengths, mut learned) = (Vec::new(), Vec::new(), Vec::new());
     let mut hasher = DefaultHasher::new();
@@ -121,6 +123,7 @@ impl Streamed {
     }
 }
 
+const AN_ARRAY: &str = "is a JSON array; streaming needs JSON Lines, one object per line";
 const CHANGED: &str = "has changed since the run began; a file that is streamed must stay as it is";
 
 impl Hash for Streamed {

@@ -1,0 +1,84 @@
+//! Examples in one JSON array.
+
+use super::jsonl::Content;
+use super::shapes::{kind, parse_object};
+use serde_json::{Deserializer, Value};
+
+/// The examples of an array, each with the line it begins in. Ends with the first that is none.
+pub(super) struct Elements<'a> {
+    bytes: &'a [u8],
+    position: usize,
+    /// The line of `position`, from 1.
+    line: usize,
+    ended: bool,
+}
+
+impl<'a> Elements<'a> {
+    /// Those of `bytes`, which begin with `[` and possibly space before it.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, position: 0, line: 1, ended: false }
+    }
+
+    /// The next example and its line; none at the end of the array.
+    fn element(&mut self) -> Result<Option<(usize, Content)>, String> {
+        let is_first = self.take(b'[');
+        if self.take(b']') {
+            let rest = self.next_byte().map(|_| "expected nothing after the array; a file is one array, or has one object per line");
+            return rest.map_or(Ok(None), |reason| Err(reason.into()));
+        }
+        if !is_first && !self.take(b',') {
+            return Err("expected `,` or `]` after an object of the array".into());
+        }
+        self.next_byte();
+        let line = self.line;
+        let mut values = Deserializer::from_slice(&self.bytes[self.position..]).into_iter();
+        let content = match values.next() {
+            Some(Ok(Value::Object(object))) => parse_object(&object)?,
+            Some(Ok(other)) => return Err(format!("expected objects in the array, found {}", kind(&other))),
+            Some(Err(e)) => {
+                self.line += e.line().saturating_sub(1);
+                let text = e.to_string();
+                return Err(format!("not valid JSON: {}", text.split(" at line ").next().unwrap_or(&text)));
+            }
+            None => return Err("not valid JSON: the array does not end".into()),
+        };
+        let end = self.position + values.byte_offset();
+        self.advance(end);
+        Ok(Some((line, content)))
+    }
+
+    fn advance(&mut self, to: usize) {
+        self.line += self.bytes[self.position..to].iter().filter(|byte| **byte == b'\n').count();
+        self.position = to;
+    }
+
+    /// The next byte that is no space, which becomes the position.
+    fn next_byte(&mut self) -> Option<u8> {
+        let rest = self.bytes[self.position..].trim_ascii_start();
+        self.advance(self.bytes.len() - rest.len());
+        rest.first().copied()
+    }
+
+    /// Pass the next byte that is no space if it is `wanted`.
+    fn take(&mut self, wanted: u8) -> bool {
+        let found = self.next_byte() == Some(wanted);
+        self.position += usize::from(found);
+        found
+    }
+}
+
+impl Iterator for Elements<'_> {
+    type Item = (usize, Result<Content, String>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let element = self.element();
+        self.ended = !matches!(element, Ok(Some(_)));
+        match element {
+            Ok(element) => element.map(|(line, content)| (line, Ok(content))),
+            Err(reason) => Some((self.line, Err(reason))),
+        }
+    }
+}
