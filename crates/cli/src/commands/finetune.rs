@@ -103,6 +103,9 @@ pub fn finetune(run: &Run, out: &Path, overwrite: bool, resume: bool) -> Result<
     let padding = Padding::of(&train_config, &train)?;
     eprintln!("{stats}\n{padding}");
     let eval_examples = eval.len();
+    if run.eval_split.is_some() {
+        eprintln!("{eval_examples} of the examples are set aside for evaluation");
+    }
 
     let device = device::parse(run.device.as_deref().unwrap_or("cpu"))?.autodiff();
     device.seed(run.seed.unwrap_or(0));
