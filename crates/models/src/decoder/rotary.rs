@@ -101,6 +101,15 @@ mod tests {
     }
 
     #[test]
+    fn positions_of_packed_sequences_begin_at_0() {
+        let device = Device::default();
+        let packed = rotary().packed(&Packed::new(&[vec![2, 3], vec![4]], 5), 5, &device).cos;
+        let from_0 = rotary().positions(0, 4, &device).cos;
+        let expected = from_0.select(0, Tensor::from_ints([0, 1, 0, 1, 2, 0, 1, 2, 3, 0], &device));
+        assert_eq!(packed.into_data(), expected.into_data());
+    }
+
+    #[test]
     fn scores_depend_on_the_distance_alone() {
         let device = Device::default();
         let q = Tensor::<4>::from_data([[[[0.3, -1.0, 0.7, 0.2]]]], &device);
