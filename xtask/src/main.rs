@@ -4,6 +4,7 @@ mod bench;
 mod check;
 mod gpu_suite;
 mod parity;
+mod repro;
 mod tiny;
 
 use clap::{Parser, Subcommand};
@@ -27,6 +28,7 @@ enum Task {
     Check(check::Check),
     GpuSuite(gpu_suite::GpuSuite),
     Parity(parity::Parity),
+    Repro(repro::Repro),
     PretrainTiny(tiny::pretrain::PretrainTiny),
 }
 
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         Task::Check(task) => task.run(),
         Task::GpuSuite(task) => task.run(),
         Task::Parity(task) => task.run(),
+        Task::Repro(task) => task.run(),
         Task::PretrainTiny(task) => task.run(),
     };
     match outcome {

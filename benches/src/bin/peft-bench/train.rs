@@ -27,6 +27,12 @@ pub struct Train {
     /// Steps that are timed.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
+    /// Cut each step into so many batches, whose gradients are added.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    accumulate: u32,
+    /// Compute each block again in the backward pass instead of keeping what it computed.
+    #[arg(long)]
+    gradient_checkpointing: bool,
 }
 
 impl Train {
@@ -34,10 +40,11 @@ impl Train {
     pub fn run(&self) -> Result<Report> {
         let [batch, seq, warmup, steps] = [self.batch, self.seq, self.warmup, self.steps].map(|number| number as usize);
         let device = self.base.device()?.autodiff();
-        let model = self.base.load(&device)?;
+        let model = self.base.load(&device)?.gradient_checkpointing(self.gradient_checkpointing);
         let (model, _) = adapt(model, &lora(), &Context::default())?;
         let config = TrainConfig {
-            batch_size: batch,
+            batch_size: batch.div_ceil(self.accumulate as usize),
+            gradient_accumulation_steps: self.accumulate as usize,
             optimizer: OptimizerConfig { lr: 1e-4, lr_scheduler_type: SchedulerType::Constant, max_grad_norm: 1.0, ..Default::default() },
             ..TrainConfig::default()
         };

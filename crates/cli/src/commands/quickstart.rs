@@ -120,5 +120,5 @@ fn accuracy(model: &Path, adapter: Option<&Path>, data: &Path) -> Result<f64> {
     let bar = output::bar(examples.len(), "evaluating");
     let accuracy = exact_match(&model, &text.tokenizer, None, &examples, 16, 32, |done, _| bar.set_position(done as u64))?;
     bar.finish_and_clear();
-    Ok(accuracy.accuracy)
+    Ok(accuracy.value)
 }
