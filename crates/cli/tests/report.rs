@@ -1,36 +1,19 @@
 //! What a run leaves for people: the page, the comparison, and the numbers for other programs.
 
+mod common;
+
+use common::{Place as Directory, TINY, failure, peft, result};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
-const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/tiny");
 const EVIL: &str = "<script>alert(1)</script>";
 
-fn peft(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_peft")).args(arguments).output().expect("the program starts")
-}
-
-/// The result on stdout of a call that must succeed.
-fn result(arguments: &[&str]) -> Value {
-    let output = peft(&[arguments, &["--json"]].concat());
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).expect("one JSON object on stdout")
-}
-
-/// The last line on stderr of a call that must fail.
-fn failure(arguments: &[&str]) -> String {
-    let output = peft(arguments);
-    assert_eq!(output.status.code(), Some(1), "{arguments:?} must fail");
-    String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or_default().into()
-}
-
 /// A directory with data.
-struct Place(tempfile::TempDir);
+struct Place(Directory);
 
 impl Place {
     fn new() -> Self {
-        let place = Self(tempfile::tempdir().unwrap());
+        let place = Self(Directory::new());
         let line = |word: &str| json!({ "prompt": format!("mirror: {word} = "), "completion": word.to_uppercase() }).to_string();
         std::fs::write(place.path("train.jsonl"), ["badu", "solina", "keto", "miru"].map(line).join("\n")).unwrap();
         let evil = json!({ "prompt": format!("copy: {EVIL} = "), "completion": EVIL }).to_string();
@@ -39,11 +22,11 @@ impl Place {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
+        self.0.file(name)
     }
 
     fn text(&self, name: &str) -> String {
-        self.path(name).to_string_lossy().into_owned()
+        self.0.path(name)
     }
 
     fn read(&self, name: &str) -> String {

@@ -1,0 +1,91 @@
+//! `peft finetune` and `peft eval` of encoders.
+
+mod common;
+
+use common::{Place, TINY, failure, result};
+use serde_json::{Value, json};
+use std::path::Path;
+
+const BERT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/encoders/bert");
+const ROBERTA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/encoders/roberta");
+
+/// Texts whose label is a word of theirs.
+fn labelled(place: &Place) -> String {
+    let words = ["cat", "dog", "house", "tree", "river"];
+    let line = |i: usize| {
+        let (a, b) = (words[i % 5], words[(i / 5) % 5]);
+        let (label, word) = if i.is_multiple_of(2) { ("good", "good") } else { ("bad", "bad") };
+        json!({ "text": format!("the {a} is {word}"), "text_pair": format!("a {b}"), "label": label }).to_string()
+    };
+    place.write("labelled.jsonl", &(0..40).map(line).collect::<Vec<_>>().join("\n"))
+}
+
+fn train(place: &Place, model: &str, method: &str, lr: &str) -> (Value, String) {
+    let (data, out) = (labelled(place), place.path(method));
+    let fixed = ["finetune", "--model", model, "--data", &data, "--eval", &data, "--method", method, "--lr", lr];
+    let done = result(&[&fixed, &["--epochs", "12", "--batch-size", "8", "--out", &out][..]].concat());
+    (done, data)
+}
+
+#[test]
+fn every_method_learns_labels_and_is_evaluated_from_its_files() {
+    for (model, method, lr) in [
+        (BERT, "full", "5e-3"),
+        (BERT, "lora", "1e-2"),
+        (BERT, "ia3", "5e-2"),
+        (BERT, "bitfit", "2e-2"),
+        (BERT, "head", "5e-2"),
+        (ROBERTA, "full", "5e-3"),
+        (ROBERTA, "lora", "1e-2"),
+    ] {
+        let place = Place::new();
+        let (done, data) = train(&place, model, method, lr);
+        let out = place.path(method);
+        assert!(done["eval_accuracy"].is_number() && done["eval_f1"].is_number() && done["eval_matthews"].is_number(), "{done}");
+        assert_eq!((&done["eval_examples"], &done["examples"]["examples"]), (&json!(40), &json!(40)));
+        let whole = matches!(method, "full" | "head");
+        let base = if whole { out.as_str() } else { model };
+        let adapter = if whole { vec![] } else { vec!["--adapter", &out] };
+        let fixed = ["eval", "--model", base, "--data", &data, "--metric", "classification"];
+        let scores = result(&[&fixed, &adapter[..]].concat());
+        assert_eq!(scores["examples"], 40, "{method}");
+        let (found, expected) = (scores["loss"].as_f64().unwrap(), done["eval_loss"].as_f64().unwrap());
+        assert!((found - expected).abs() < 1e-4, "{model} {method}: the files hold what was learned: {found} and {expected}");
+        assert_eq!(scores["accuracy"]["value"], done["eval_accuracy"]);
+        if method != "head" && method != "bitfit" {
+            assert!(expected < 0.6, "{model} {method}: {expected}");
+        }
+        assert_eq!(Path::new(&out).join("labels.json").exists(), !whole);
+    }
+}
+
+#[test]
+fn numbers_are_a_regression() {
+    let place = Place::new();
+    let lines: Vec<_> = (0..24).map(|i| json!({ "text": "cat ".repeat(i % 6 + 1), "label": (i % 6) as f64 / 5.0 }).to_string()).collect();
+    let (data, out) = (place.write("numbers.jsonl", &lines.join("\n")), place.path("out"));
+    let fixed = ["finetune", "--model", BERT, "--data", &data, "--eval", &data, "--method", "full", "--lr", "5e-3"];
+    let done = result(&[&fixed, &["--epochs", "20", "--out", &out][..]].concat());
+    assert!(done["eval_pearson"].as_f64().unwrap() > 0.5, "{done}");
+    let scores = result(&["eval", "--model", &out, "--data", &data, "--metric", "classification"]);
+    assert!(scores["spearman"]["value"].as_f64().unwrap() > 0.5 && scores["mse"]["value"].is_number(), "{scores}");
+}
+
+#[test]
+fn what_does_not_fit_an_encoder_is_refused_with_the_reason() {
+    let place = Place::new();
+    let (data, out) = (labelled(&place), place.path("out"));
+    let finetune =
+        |model: &str, extra: &[&str]| failure(&[&["finetune", "--model", model, "--data", &data, "--out", &out], extra].concat());
+    assert!(finetune(BERT, &["--packing"]).contains("`packing` is for language models, and this model is an encoder"));
+    assert!(finetune(TINY, &["--method", "head"]).contains("head trains the classifier of an encoder, and this model is a decoder"));
+    let one = place.write("one.jsonl", "{\"text\": \"a\", \"label\": \"x\"}\n");
+    let message = failure(&["finetune", "--model", BERT, "--data", &one, "--out", &out]);
+    assert!(message.contains("one.jsonl:1: all examples have the label x"), "{message}");
+    let message = failure(&["eval", "--model", BERT, "--data", &data, "--metric", "classification"]);
+    assert!(message.contains("holds no classifier"), "{message}");
+    let message = failure(&["eval", "--model", BERT, "--data", &data, "--metric", "perplexity"]);
+    assert!(message.contains("an encoder is measured with --data and --metric classification"), "{message}");
+    let message = failure(&["eval", "--model", TINY, "--data", &data, "--metric", "classification"]);
+    assert!(message.contains("classification is for encoders"), "{message}");
+}
