@@ -41,7 +41,11 @@ pub fn finetune(mut start: Start) -> Result<Outcome> {
     eprintln!("{} examples of {} labels, {} of them cut to {max_tokens} tokens\n{padding}", stats.examples, names.len(), stats.truncated);
 
     let new_head = (!trained || encoder.labels != names).then(|| start.seed());
-    let config = encoder.with_labels(names.clone());
+    let config = match labels {
+        Labels::Numbers => encoder.for_regression(),
+        Labels::Classes { .. } => encoder.with_labels(names.clone()),
+    };
+    let pad_id = config.pad_token_id;
     let model = SequenceClassifier::from_checkpoint(config, &checkpoint, new_head, start.device(), Some(start.dtype()))?;
     let model = model.gradient_checkpointing(start.recompute());
     if let Some(config) = &mut start.config {
@@ -54,7 +58,7 @@ pub fn finetune(mut start: Start) -> Result<Outcome> {
         (None, _) => summarised(model.set_require_grad(true)),
     };
     let eval_examples = eval.len();
-    let task = TextClassification::new(train, names.len(), tokenizer.pad_id()).eval(eval);
+    let task = TextClassification::new(train, names.len(), pad_id).eval(eval);
     start.begin(&summary)?;
     let Trained { model, report } = start.train(model, task)?;
     if report.interrupted.is_none() {
@@ -128,7 +132,8 @@ pub fn evaluate(args: &ModelArgs, data: &Path, batch_size: usize, max_length: Op
     let max_tokens = max_length.unwrap_or(usize::MAX).min(model.config().max_tokens());
     let (rows, _) = Classified::all(&examples, &tokenizer, &labels, max_tokens)?;
     let bar = output::bar(rows.len(), "evaluating");
-    let scores = classify(&model, &rows, model.labels().len(), batch_size, tokenizer.pad_id(), |done, _| bar.set_position(done as u64))?;
+    let scores =
+        classify(&model, &rows, model.labels().len(), batch_size, model.config().pad_token_id, |done, _| bar.set_position(done as u64))?;
     bar.finish_and_clear();
     let text = match &scores.scores {
         Scores::Classes(found) => {
