@@ -66,13 +66,17 @@ pub struct Padding {
     share: f64,
     /// If examples were shuffled only.
     share_plain: f64,
+    /// Whether rows may hold several examples.
+    #[serde(skip)]
+    packs: bool,
 }
 
 impl Padding {
-    pub fn of(config: &TrainConfig, lengths: &[u32]) -> Result<Self> {
+    /// For examples of these lengths; `packs` says whether rows may hold several of them.
+    pub fn of(config: &TrainConfig, lengths: &[u32], packs: bool) -> Result<Self> {
         let plain = TrainConfig { packing: None, group_by_length: false, ..config.clone() };
         let share = |config: &TrainConfig| config.plan(lengths).map(|plan| plan.padding(lengths));
-        Ok(Self { share: share(config)?, share_plain: share(&plain)? })
+        Ok(Self { share: share(config)?, share_plain: share(&plain)?, packs })
     }
 }
 
@@ -80,7 +84,10 @@ impl std::fmt::Display for Padding {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "padding: {:.1} % of the batches", 100.0 * self.share)?;
         match self.share == self.share_plain {
-            true if self.share > 0.2 => write!(f, "; --group-by-length or --packing makes it less"),
+            true if self.share > 0.2 => {
+                let packing = if self.packs { " or --packing" } else { "" };
+                write!(f, "; --group-by-length{packing} makes it less")
+            }
             true => Ok(()),
             false => write!(f, ", {:.1} % if examples were only shuffled", 100.0 * self.share_plain),
         }

@@ -36,7 +36,7 @@ pub fn finetune(mut start: Start) -> Result<Outcome> {
     let (train, stats) = Classified::all(&train, &tokenizer, &labels, max_tokens)?;
     let (eval, _) = Classified::all(&eval, &tokenizer, &labels, max_tokens)?;
     let lengths: Vec<u32> = train.iter().map(|row| row.ids.len() as u32).collect();
-    let padding = Padding::of(&start.train, &lengths)?;
+    let padding = Padding::of(&start.train, &lengths, false)?;
     let names = labels.names();
     eprintln!("{} examples of {} labels, {} of them cut to {max_tokens} tokens\n{padding}", stats.examples, names.len(), stats.truncated);
 

@@ -192,7 +192,7 @@ fn finetune_decoder(start: Start) -> Result<Outcome> {
     }
     let text = Text::load(&base.dir)?;
     let Data { train, eval, stats } = Data::read(&text, run)?;
-    let padding = Padding::of(&start.train, train.lengths())?;
+    let padding = Padding::of(&start.train, train.lengths(), true)?;
     eprintln!("{stats}\n{padding}");
     let eval_examples = eval.len();
     if run.eval_split.is_some() {

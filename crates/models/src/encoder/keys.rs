@@ -75,7 +75,7 @@ fn has_classifier(checkpoint: &Checkpoint) -> bool {
 }
 
 const NO_CLASSIFIER: &str =
-    "holds no classifier (no tensor `classifier.…`): it is an encoder alone; give labels to put a new classifier on it";
+    "holds no classifier (no tensor `classifier.…`): it is an encoder alone; train a classifier (`peft finetune`), or give the adapter that holds it";
 
 /// Tensors that checkpoints hold for other heads than the one that is wanted, or that are computed.
 fn is_expected(key: &str) -> bool {
