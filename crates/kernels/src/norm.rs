@@ -1,7 +1,6 @@
 //! Root-mean-square normalisation.
 
-use crate::simd::{dot, dot3, for_rows, vectorized};
-use rayon::prelude::*;
+use crate::simd::{dot, dot3, for_rows, sum_rows, vectorized};
 
 /// `out = x / √(mean(x²) + ε) · weight` for rows of `weight.len()` elements (Zhang and Sennrich, 2019).
 ///
@@ -36,7 +35,7 @@ pub fn rms_norm_backward(dx: &mut [f32], dweight: Option<&mut [f32]>, dy: &[f32]
     assert!(x.len() == dx.len() && x.len() == dy.len() && x.len().is_multiple_of(d));
     for_rows(dx, d, 4, |first, dx| input_gradient(dx, &dy[first * d..], &x[first * d..], weight, epsilon));
     if let Some(dweight) = dweight {
-        weight_gradient(dweight, dy, x, epsilon);
+        sum_rows(dweight, dy, x, |total, dy, x| add_weight_gradient(total, dy, x, epsilon));
     }
 }
 
@@ -64,22 +63,6 @@ vectorized! {
                 *total += dy * x * inverse;
             }
         }
-    }
-}
-
-fn weight_gradient(dweight: &mut [f32], dy: &[f32], x: &[f32], epsilon: f32) {
-    let d = dweight.len();
-    let share = (x.len() / d).div_ceil(rayon::current_num_threads()).max(1) * d;
-    let parts = x.par_chunks(share).zip(dy.par_chunks(share)).map(|(x, dy)| {
-        let mut total = vec![0.0; d];
-        add_weight_gradient(&mut total, dy, x, epsilon);
-        total
-    });
-    // Collected in order, so that a run repeats.
-    let parts: Vec<Vec<f32>> = parts.collect();
-    dweight.fill(0.0);
-    for part in parts {
-        dweight.iter_mut().zip(part).for_each(|(total, part)| *total += part);
     }
 }
 

@@ -57,6 +57,23 @@ pub fn for_rows(out: &mut [f32], width: usize, cost: usize, work: impl Fn(usize,
     out.par_chunks_mut(share * width).enumerate().for_each(|(index, chunk)| work(index * share, chunk));
 }
 
+/// Sums over rows of `total.len()` elements: each thread has `add(total, dy, x)` add up its share of the rows of `dy` and `x`.
+pub fn sum_rows(total: &mut [f32], dy: &[f32], x: &[f32], add: impl Fn(&mut [f32], &[f32], &[f32]) + Sync) {
+    let d = total.len();
+    let share = (x.len() / d).div_ceil(rayon::current_num_threads()).max(1) * d;
+    let parts = x.par_chunks(share).zip(dy.par_chunks(share)).map(|(x, dy)| {
+        let mut part = vec![0.0; d];
+        add(&mut part, dy, x);
+        part
+    });
+    // Collected in order, so that a run repeats.
+    let parts: Vec<Vec<f32>> = parts.collect();
+    total.fill(0.0);
+    for part in parts {
+        total.iter_mut().zip(part).for_each(|(total, part)| *total += part);
+    }
+}
+
 /// Fold the lanes in halves, which takes few steps where one after the other takes as many as there are lanes.
 #[inline(always)]
 fn fold(mut lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {

@@ -10,16 +10,22 @@ mod cpu;
 mod differentiable;
 
 mod attention;
+mod dropout;
 mod gated;
+mod gelu;
 mod head;
+mod layer_norm;
 mod norm;
 mod projection;
 mod recompute;
 mod rotary;
 
 pub use attention::{Visible, attention, attention_weights};
+pub use dropout::{dropout, drops};
 pub use gated::swiglu;
+pub use gelu::{gelu, gelu_tanh};
 pub use head::linear_cross_entropy;
+pub use layer_norm::layer_norm;
 pub use norm::rms_norm;
 pub use projection::{project, project_low_rank};
 pub use recompute::recomputed;
