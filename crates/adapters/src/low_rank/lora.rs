@@ -6,7 +6,7 @@
 use burn::module::{Module, Param};
 use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{DType, Device, Int, Tensor};
-use peft_core::{Adapter, Base, Result, Site, Stored, as_type, seed};
+use peft_core::{Adapter, Base, Result, Site, Stored, as_type, ops, seed};
 use rand_chacha::ChaCha8Rng;
 
 /// The state of LoRA on one weight.
@@ -79,12 +79,12 @@ impl Lora {
 
     /// Whether the next forward call drops inputs at random.
     pub fn drops(&self) -> bool {
-        self.dropout.prob > 0.0 && self.dropout.training.is_enabled() && self.lora_a.val().device().is_autodiff()
+        ops::drops(&self.dropout, &self.lora_a.val().device())
     }
 
     /// `drop(x)`.
     pub fn dropped(&self, x: Tensor<2>) -> Tensor<2> {
-        self.dropout.forward(x)
+        ops::dropout(&self.dropout, x)
     }
 
     /// `s · (x A) B` for `x: [n, d_in]`, `[n, d_out]`, in the type of `x`, without dropout.

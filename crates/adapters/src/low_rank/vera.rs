@@ -7,7 +7,7 @@ use crate::config::Common;
 use burn::module::{Module, Param};
 use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{DType, Tensor};
-use peft_core::{Adapter, AnyAdapter, Builder, Context, Error, Extras, Method, Result, Site, Stored, Targets, as_type, seed};
+use peft_core::{Adapter, AnyAdapter, Builder, Context, Error, Extras, Method, Result, Site, Stored, Targets, as_type, ops, seed};
 use serde::{Deserialize, Serialize};
 
 /// Configuration of VeRA, with HF PEFT's field names.
@@ -90,7 +90,7 @@ impl Adapter for Vera {
 
     fn delta(&self, x: Tensor<2>) -> Option<Tensor<2>> {
         let dtype = x.dtype();
-        let hidden = as_type(self.dropout.forward(x), DType::F32).matmul(self.a()) * self.lambda_d.val().unsqueeze::<2>();
+        let hidden = as_type(ops::dropout(&self.dropout, x), DType::F32).matmul(self.a()) * self.lambda_d.val().unsqueeze::<2>();
         Some(as_type(hidden.matmul(self.b()) * self.lambda_b.val().unsqueeze::<2>(), dtype))
     }
 

@@ -39,8 +39,8 @@ impl Activation {
     pub fn apply<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {
             Self::Silu => activation::silu(x),
-            Self::Gelu => activation::gelu(x),
-            Self::GeluTanh => activation::gelu_approximate(x),
+            Self::Gelu => ops::gelu(x),
+            Self::GeluTanh => ops::gelu_tanh(x),
             Self::Relu => activation::relu(x),
         }
     }

@@ -63,16 +63,12 @@ impl SelfAttention {
         let [b, s, d] = x.dims();
         let split = |linear: &Linear| linear.project(x.clone()).reshape([b, s, self.heads, d / self.heads]).swap_dims(1, 2);
         let [q, k, v] = [&self.query, &self.key, &self.value].map(split);
-        let read = if self.drops(&x) {
-            self.dropout.forward(ops::attention_weights(q, k, visible)).matmul(v)
+        // Where nothing is dropped, the weights need not exist.
+        let read = if ops::drops(&self.dropout, &x.device()) {
+            ops::dropout(&self.dropout, ops::attention_weights(q, k, visible)).matmul(v)
         } else {
             ops::attention(q, k, v, visible)
         };
         read.swap_dims(1, 2).reshape([b, s, d])
-    }
-
-    /// Whether dropout will do anything, as Burn's [`Dropout`] decides; else the weights need not exist.
-    fn drops(&self, x: &Tensor<3>) -> bool {
-        self.dropout.prob > 0.0 && self.dropout.training.is_enabled() && x.device().is_autodiff()
     }
 }

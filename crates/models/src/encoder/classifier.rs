@@ -13,7 +13,7 @@ use burn::nn::{Dropout, DropoutConfig, Linear, LinearConfig};
 use burn::tensor::activation::tanh;
 use burn::tensor::{DType, Device, Tensor};
 use peft_core::files::Checkpoint;
-use peft_core::{Project, Result, TextClassifier, Texts};
+use peft_core::{Project, Result, TextClassifier, Texts, ops};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -55,9 +55,9 @@ impl Head {
 
     /// `[b, d]` to `[b, labels]`.
     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let x = self.dropout.forward(x);
+        let x = ops::dropout(&self.dropout, x);
         let x = match &self.dense {
-            Some(dense) => self.dropout.forward(tanh(dense.project(x))),
+            Some(dense) => ops::dropout(&self.dropout, tanh(dense.project(x))),
             None => x,
         };
         self.out_proj.project(x)

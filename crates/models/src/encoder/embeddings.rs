@@ -6,7 +6,7 @@ use super::named::named_module;
 use super::norm::LayerNorm;
 use burn::nn::{Dropout, DropoutConfig, Embedding, EmbeddingConfig};
 use burn::tensor::{Device, Int, Tensor};
-use peft_core::{Lookup, Texts};
+use peft_core::{Lookup, Texts, ops};
 
 /// The sum of what a token is, where it stands and which text of a pair it belongs to, normalised.
 #[derive(Clone, Debug)]
@@ -52,7 +52,7 @@ impl Embeddings {
         let words = self.word_embeddings.lookup(texts.ids.clone());
         let positions = self.position_embeddings.lookup(self.positions(&texts.ids));
         let types = self.token_type_embeddings.lookup(self.types(texts));
-        self.dropout.forward(self.layer_norm.forward(words + types + positions))
+        ops::dropout(&self.dropout, self.layer_norm.forward(words + types + positions))
     }
 
     /// Rows of the table of positions, `[1 or b, s]`.

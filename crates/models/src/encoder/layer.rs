@@ -8,7 +8,7 @@ use crate::decoder::Activation;
 use burn::module::Module;
 use burn::nn::{Dropout, DropoutConfig, Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
-use peft_core::ops::Visible;
+use peft_core::ops::{self, Visible};
 use peft_core::{Port, Project};
 
 /// The blocks, one after the other.
@@ -98,7 +98,7 @@ impl Output {
 
     /// `x: [b, s, inner]` and `before: [b, s, d]` to `[b, s, d]`.
     pub(super) fn forward(&self, x: Tensor<3>, before: Tensor<3>, port: &Port) -> Tensor<3> {
-        let x = port.apply(self.dropout.forward(self.dense.project(x)));
+        let x = port.apply(ops::dropout(&self.dropout, self.dense.project(x)));
         self.layer_norm.forward(x + before)
     }
 }

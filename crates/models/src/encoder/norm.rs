@@ -1,9 +1,8 @@
 //! Layer normalisation.
 
 use burn::module::{Initializer, Module, Param};
-use burn::tensor::module::layer_norm;
 use burn::tensor::{DType, Device, Tensor};
-use peft_core::as_type;
+use peft_core::{as_type, ops};
 
 /// `(x − mean(x)) / √(var(x) + ε) · weight + bias` over the last dimension (Ba et al., 2016, arXiv:1607.06450), computed in f32.
 #[derive(Module, Debug)]
@@ -23,6 +22,6 @@ impl LayerNorm {
     /// The normalised activations, `[.., d]` in f32.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let [weight, bias] = [&self.weight, &self.bias].map(|param| as_type(param.val(), DType::F32));
-        layer_norm(as_type(x, DType::F32), weight, Some(bias), self.epsilon)
+        ops::layer_norm(as_type(x, DType::F32), weight, bias, self.epsilon)
     }
 }

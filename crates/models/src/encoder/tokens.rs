@@ -8,7 +8,7 @@ use super::save;
 use burn::nn::{Dropout, DropoutConfig, Linear, LinearConfig};
 use burn::tensor::{DType, Device, Tensor};
 use peft_core::files::Checkpoint;
-use peft_core::{Error, Project, Result, Texts};
+use peft_core::{Error, Project, Result, Texts, ops};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -68,7 +68,7 @@ impl TokenClassifier {
 
     /// Logits `[b, s, labels]`. What stands at padding has no meaning.
     pub fn logits(&self, texts: &Texts) -> Tensor<3> {
-        self.classifier.project(self.dropout.forward(self.encoder.forward(texts)))
+        self.classifier.project(ops::dropout(&self.dropout, self.encoder.forward(texts)))
     }
 
     /// Write `config.json` and the weights; see [`Encoder::save`].
