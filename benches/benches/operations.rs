@@ -1,6 +1,8 @@
 //! The fused operations beside the same composed of Burn's, forward and backward, at the sizes of SmolLM2-135M.
 
-use burn::tensor::activation::{log_softmax, silu, softmax};
+use burn::nn::DropoutConfig;
+use burn::tensor::activation::{self, log_softmax, silu, softmax};
+use burn::tensor::module::layer_norm;
 use burn::tensor::{Device, Distribution, Int, Tensor};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use peft_core::device;
@@ -59,6 +61,24 @@ fn operations(c: &mut Criterion) {
     let composed = |[gate, up]: [Tensor<2>; 2]| silu(gate) * up;
     let fused = |[gate, up]: [Tensor<2>; 2]| ops::swiglu(gate, up);
     compare(c, "swiglu", pair, [("fused", &fused), ("composed", &composed)]);
+
+    let x = || [random([rows, INNER], &device)];
+    let composed = |[x]: [Tensor<2>; 1]| activation::gelu(x);
+    let fused = |[x]: [Tensor<2>; 1]| ops::gelu(x);
+    compare(c, "gelu", x(), [("fused", &fused), ("composed", &composed)]);
+    let composed = |[x]: [Tensor<2>; 1]| activation::gelu_approximate(x);
+    let fused = |[x]: [Tensor<2>; 1]| ops::gelu_tanh(x);
+    compare(c, "gelu_tanh", x(), [("fused", &fused), ("composed", &composed)]);
+
+    let bias: Tensor<1> = random([WIDTH], &device);
+    let composed = |[x]: [Tensor<2>; 1]| layer_norm(x, weight.clone(), Some(bias.clone()), 1e-5);
+    let fused = |[x]: [Tensor<2>; 1]| ops::layer_norm(x, weight.clone(), bias.clone(), 1e-5);
+    compare(c, "layer_norm", [random([rows, WIDTH], &device)], [("fused", &fused), ("composed", &composed)]);
+
+    let dropout = DropoutConfig::new(0.1).init();
+    let composed = |[x]: [Tensor<2>; 1]| dropout.forward(x);
+    let fused = |[x]: [Tensor<2>; 1]| ops::dropout(&dropout, x);
+    compare(c, "dropout", [random([rows, WIDTH], &device)], [("fused", &fused), ("composed", &composed)]);
 
     let heads = |heads: usize| random([BATCH, LENGTH, heads, HEAD], &device);
     let visible = Visible::new(vec![0; LENGTH], LENGTH, 0);

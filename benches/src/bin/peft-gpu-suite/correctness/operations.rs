@@ -8,9 +8,12 @@ use peft_core::{Result, ops};
 
 type Operation = fn(Tape) -> Result<Vec<Output>>;
 
-const OPERATIONS: [(&str, f64, Operation); 16] = [
+const OPERATIONS: [(&str, f64, Operation); 19] = [
     ("rms_norm", SINGLE, rms_norm),
+    ("layer_norm", SINGLE, layer_norm),
     ("swiglu", SINGLE, swiglu),
+    ("gelu", SINGLE, |tape| activated(tape, ops::gelu)),
+    ("gelu_tanh", SINGLE, |tape| activated(tape, ops::gelu_tanh)),
     ("rotate", SINGLE, rotate),
     ("attention, causal", SINGLE, |tape| attention(tape, 4, [70, 70], &causal(70))),
     ("attention, grouped heads", SINGLE, |tape| attention(tape, 2, [70, 70], &causal(70))),
@@ -39,9 +42,19 @@ fn rms_norm(mut tape: Tape) -> Result<Vec<Output>> {
     tape.outputs(ops::rms_norm(x, weight, 1e-5))
 }
 
+fn layer_norm(mut tape: Tape) -> Result<Vec<Output>> {
+    let (x, weight, bias) = (tape.input("x", [3, 41, 96]), tape.input("weight", [96]), tape.input("bias", [96]));
+    tape.outputs(ops::layer_norm(x, weight, bias, 1e-5))
+}
+
 fn swiglu(mut tape: Tape) -> Result<Vec<Output>> {
     let (gate, up) = (tape.input("gate", [2, 33, 70]), tape.input("up", [2, 33, 70]));
     tape.outputs(ops::swiglu(gate, up))
+}
+
+fn activated(mut tape: Tape, activation: fn(Tensor<3>) -> Tensor<3>) -> Result<Vec<Output>> {
+    let x = tape.input("x", [2, 33, 70]);
+    tape.outputs(activation(x * 3.0))
 }
 
 fn rotate(mut tape: Tape) -> Result<Vec<Output>> {
