@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn it_is_the_composed_form() {
         for form in FORMS {
-            for shape in [[1, 1, 1], [3, 41, 7], [2, 33, 700]] {
+            for shape in [[3, 41, 7], [2, 33, 700]] {
                 // Wide enough for both tails.
                 let x = (random(shape).inner() * 3.0).autodiff().require_grad();
                 same(apply(x.clone(), form), composed(x.clone(), form), &[&gradient(&x)]);
