@@ -98,7 +98,7 @@ fn normal(x: f32) -> [f32; 2] {
 const EDGE_TANH: f32 = 10.0;
 
 /// `2 √(2/π)`: `(1 + tanh u) / 2 = σ(2 u)`.
-const TWICE_ROOT: f32 = 1.595_769_1;
+const TWICE_ROOT: f32 = 1.595_769;
 const CUBIC: f32 = 0.044_715;
 
 #[inline(always)]

@@ -20,18 +20,19 @@ impl Texts {
     /// # Panics
     /// If there are no rows, a row is empty, or its two parts differ in length.
     pub fn new<'a>(rows: impl IntoIterator<Item = (&'a [u32], &'a [u32])>, pad_id: u32, device: &Device) -> Self {
-        let rows: Vec<_> = rows.into_iter().collect();
-        let lengths: Vec<usize> = rows.iter().map(|(ids, _)| ids.len()).collect();
+        let (ids, types): (Vec<&[u32]>, Vec<&[u32]>) = rows.into_iter().unzip();
+        let lengths: Vec<usize> = ids.iter().map(|ids| ids.len()).collect();
         assert!(!lengths.is_empty() && !lengths.contains(&0), "a batch has rows, and a row has tokens");
-        assert!(rows.iter().all(|(ids, types)| ids.len() == types.len()), "every token has a type");
+        assert!(ids.iter().zip(&types).all(|(ids, types)| ids.len() == types.len()), "every token has a type");
         let width = lengths.iter().copied().max().unwrap_or_default();
-        let padded = |part: fn(&(&'a [u32], &'a [u32])) -> &'a [u32], fill: u32| {
-            let row = |row| part(row).iter().copied().chain(std::iter::repeat(fill)).take(width).map(|id| id as i32);
-            let values: Vec<i32> = rows.iter().flat_map(row).collect();
+        let padded = |rows: &[&[u32]], fill: u32| {
+            let filled =
+                |row: &&[u32]| row.iter().copied().chain(std::iter::repeat(fill)).take(width).map(|id| id as i32).collect::<Vec<_>>();
+            let values: Vec<i32> = rows.iter().flat_map(filled).collect();
             Tensor::from_data(TensorData::new(values, [rows.len(), width]), device)
         };
-        let pairs = rows.iter().any(|(_, types)| types.iter().any(|kind| *kind != 0));
-        Self { ids: padded(|row| row.0, pad_id), type_ids: pairs.then(|| padded(|row| row.1, 0)), lengths }
+        let pairs = types.iter().any(|types| types.iter().any(|kind| *kind != 0));
+        Self { ids: padded(&ids, pad_id), type_ids: pairs.then(|| padded(&types, 0)), lengths }
     }
 
     /// `1` for a token and `0` for padding, `[b, s]`.

@@ -74,8 +74,7 @@ fn has_classifier(checkpoint: &Checkpoint) -> bool {
     checkpoint.keys().any(|key| key.starts_with("classifier."))
 }
 
-const NO_CLASSIFIER: &str =
-    "holds no classifier (no tensor `classifier.…`): it is an encoder alone; train a classifier (`peft finetune`), or give the adapter that holds it";
+const NO_CLASSIFIER: &str = "holds no classifier (no tensor `classifier.…`): it is an encoder alone; train a classifier (`peft finetune`), or give the adapter that holds it";
 
 /// Tensors that checkpoints hold for other heads than the one that is wanted, or that are computed.
 fn is_expected(key: &str) -> bool {

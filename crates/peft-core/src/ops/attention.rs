@@ -27,7 +27,7 @@ impl Visible {
     pub fn new(starts: Vec<u32>, queries: usize, first: usize) -> Self {
         let ends: Vec<u32> = (0..starts.len()).map(|index| (first + index % queries + 1) as u32).collect();
         assert!(starts.iter().zip(&ends).all(|(start, end)| start < end), "a query sees at least the key at its own position");
-        let rows = if queries == 0 { 1 } else { starts.len() / queries };
+        let rows = starts.len().checked_div(queries).unwrap_or(1);
         Self::ranges(starts, ends, [rows, queries])
     }
 

@@ -18,7 +18,7 @@ pub struct Examples {
 #[derive(Debug)]
 enum Source {
     Memory(Vec<Encoded>),
-    File(Streamed),
+    File(Box<Streamed>),
 }
 
 impl From<Vec<Encoded>> for Examples {
@@ -32,7 +32,7 @@ impl From<Vec<Encoded>> for Examples {
 impl Examples {
     /// Examples of a file, with the tokens and learned tokens of each.
     pub(super) fn streamed(file: Streamed, lengths: Vec<u32>, learned: Vec<u32>) -> Self {
-        Self { lengths, learned, source: Source::File(file) }
+        Self { lengths, learned, source: Source::File(Box::new(file)) }
     }
 
     /// How many there are.
@@ -84,7 +84,7 @@ impl Examples {
         }
         let source = match self.source {
             Source::Memory(rows) => Source::Memory(these(rows, kept)),
-            Source::File(file) => Source::File(file.with_lines(|lines| these(lines, kept))),
+            Source::File(file) => Source::File(Box::new(file.with_lines(|lines| these(lines, kept)))),
         };
         Self { lengths: these(self.lengths, kept), learned: these(self.learned, kept), source }
     }

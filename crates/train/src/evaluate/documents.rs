@@ -89,7 +89,7 @@ impl Documents {
     }
 
     /// Pieces of text, each with whether a document begins with it.
-    fn pieces(&self) -> Result<Box<dyn Iterator<Item = Result<(bool, String)>> + '_>> {
+    fn pieces(&self) -> Result<Pieces<'_>> {
         let Some(text) = &self.text else {
             let chunks = Chunks::open(&self.file, CHUNK)?.enumerate();
             return Ok(Box::new(chunks.map(|(index, chunk)| Ok((index == 0, chunk?)))));
@@ -98,6 +98,9 @@ impl Documents {
         Ok(Box::new(rows.map(|row| Ok((true, text.render(&row?)?)))))
     }
 }
+
+/// Pieces of text, each with whether a document begins with it.
+type Pieces<'a> = Box<dyn Iterator<Item = Result<(bool, String)>> + 'a>;
 
 /// The tokens of a text that begins a document, or that follows a text that ends in `before`.
 fn tokens_after(tokenizer: &TextTokenizer, before: Option<char>, text: &str) -> Result<Vec<u32>> {

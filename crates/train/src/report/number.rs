@@ -6,7 +6,7 @@ pub(super) fn short(value: f64) -> String {
     match size {
         _ if !value.is_finite() => value.to_string(),
         0.0 => "0".into(),
-        _ if size >= 1e15 || size < 1e-3 => scientific(value),
+        _ if !(1e-3..1e15).contains(&size) => scientific(value),
         _ if size >= 1e9 => format!("{}G", trimmed(value / 1e9, 3)),
         _ if size >= 1e6 => format!("{}M", trimmed(value / 1e6, 3)),
         _ if size >= 1e4 => format!("{}k", trimmed(value / 1e3, 2)),
@@ -61,7 +61,7 @@ mod tests {
             (0.0002, "2e-4"),
             (2.5e-4, "2.5e-4"),
             (0.0, "0"),
-            (2.30259, "2.3026"),
+            (2.70259, "2.7026"),
             (1.5, "1.5"),
             (823.456, "823.5"),
             (12_345.0, "12.35k"),

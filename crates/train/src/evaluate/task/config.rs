@@ -142,10 +142,10 @@ impl Task {
         let mut task: Self = serde_saphyr::from_str(&read_text(file)?).map_err(|e| Error::file(file, e))?;
         task.check().map_err(|reason| Error::file(file, reason))?;
         task.file = file.into();
-        let beside = |path: &Path| file.parent().map_or_else(|| path.into(), |dir| dir.join(path));
-        task.data = beside(&task.data);
+        let dir = file.parent().unwrap_or(Path::new(""));
+        task.data = dir.join(&task.data);
         if let Some(few_shot) = &mut task.few_shot {
-            few_shot.data = few_shot.data.as_deref().map(beside);
+            few_shot.data = few_shot.data.as_deref().map(|path| dir.join(path));
         }
         if task.name.is_empty() {
             task.name = file.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
