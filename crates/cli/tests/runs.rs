@@ -30,9 +30,10 @@ fn ctrl_c_ends_a_run_after_its_step_and_it_goes_on_as_if_nothing_had_happened() 
     for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
         let resume = if code == 143 { &["--resume"][..] } else { &[] };
         let mut command = Command::new(env!("CARGO_BIN_EXE_peft"));
-        let child = command.args(long(&data, &broken)).args(resume).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command.args(long(&data, &broken)).args(resume).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let before = steps(&broken);
         while steps(&broken) < before + 3 {
+            assert!(child.try_wait().unwrap().is_none(), "the run ended before it could be stopped");
             std::thread::sleep(Duration::from_millis(2));
         }
         assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
