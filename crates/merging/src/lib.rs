@@ -1,0 +1,1 @@
+//! Merging checkpoints and adapters, and compressed task vectors.
