@@ -97,7 +97,7 @@ impl TaskVector {
     /// The parts of `group`, taken as one vector, with their scalar.
     fn group(&self, group: &[usize], settings: &Settings) -> Result<Vec<(Packed, f32)>> {
         let cut = cut(self, group, settings.density)?;
-        let pack = |(i, part): (usize, &usize)| self.pack(&self.parts[*part], &cut, cut.ties[i]);
+        let pack = |(i, part): (usize, &usize)| self.pack(&self.parts[*part], &cut, cut.ties[i], settings.mode);
         let packed: Vec<(Packed, f64)> = group.par_iter().enumerate().map(pack).collect::<Result<_>>()?;
         let kept: u64 = packed.iter().map(|(packed, _)| packed.count).sum();
         let scale = match settings.mode {
@@ -124,8 +124,8 @@ impl TaskVector {
         )))
     }
 
-    /// The signs of the entries of `part` that are kept, and the sum of their magnitudes.
-    fn pack(&self, part: &Part, cut: &Cut, mut ties: u64) -> Result<(Packed, f64)> {
+    /// The signs of the entries of `part` that are kept, and if the mode needs it the sum of their magnitudes.
+    fn pack(&self, part: &Part, cut: &Cut, mut ties: u64, mode: Mode) -> Result<(Packed, f64)> {
         let mut ternary = Ternary::zeros(part.elements(), 1.0);
         let (mut sum, mut word) = (0.0, 0);
         self.blocks(part, |block| {
@@ -138,7 +138,9 @@ impl TaskVector {
                     keep |= first;
                 }
                 ternary.put_word(word, keep, negative);
-                sum += super::ternary::bits(keep).map(|bit| f64::from(numbers[bit].abs())).sum::<f64>();
+                if mode == Mode::Stc {
+                    sum += super::ternary::bits(keep).map(|bit| f64::from(numbers[bit].abs())).sum::<f64>();
+                }
                 word += 1;
             }
         })?;

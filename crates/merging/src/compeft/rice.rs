@@ -36,7 +36,8 @@ impl Packed {
         let bits = count as f64 * (f64::from(parameter) + 2.7);
         let mut writer = BitWriter::with_capacity((bits / 8.0) as usize + 8);
         let mut next = 0;
-        for (at, negative) in entries {
+        // Not a `for` loop: the iterator knows best how to walk through words.
+        entries.for_each(|(at, negative)| {
             let (gap, b) = (at - next, u32::from(parameter));
             next = at + 1;
             let (ones, low) = (gap >> b, gap & ((1 << b) - 1));
@@ -44,14 +45,14 @@ impl Packed {
             if length <= 32 {
                 let unary = ((1 << ones) - 1) << (b + 2);
                 writer.push(unary | low << 1 | u64::from(negative), length as u32);
-                continue;
+                return;
             }
             (0..ones / 32).for_each(|_| writer.push(u64::from(u32::MAX), 32));
             writer.push(((1 << (ones % 32)) - 1) << 1, (ones % 32) as u32 + 1);
             writer.push(low >> 32, b.saturating_sub(32));
             writer.push(low & u64::from(u32::MAX), b.min(32));
             writer.push(u64::from(negative), 1);
-        }
+        });
         Self { len, count, parameter, bytes: writer.finish() }
     }
 

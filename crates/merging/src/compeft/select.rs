@@ -8,7 +8,7 @@ use super::moments::Moments;
 use super::task_vector::TaskVector;
 use peft_core::{Error, Result};
 use rayon::prelude::*;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 const LOW_BITS: u32 = 15;
 const HIGH: usize = 1 << 16;
@@ -34,68 +34,79 @@ fn magnitude(x: f32) -> u32 {
 ///
 /// Entries that are 0 have no sign and are never kept.
 pub fn cut(vector: &TaskVector, parts: &[usize], density: f64) -> Result<Cut> {
-    let (deviation, high) = survey(vector, parts)?;
-    let elements: u64 = high.counts.iter().sum();
+    let Survey { moments, counts, zeros } = survey(vector, parts)?;
+    let elements: u64 = counts.iter().sum();
     // The nudge: 0.29 * 100 is 28.999999999999996.
-    let keep = ((density * elements as f64 + 1e-6).floor() as u64).min(elements - high.zeros);
-    let none = |threshold| Cut { threshold, ties: vec![0; parts.len()], deviation };
+    let keep = ((density * elements as f64 + 1e-6).floor() as u64).min(elements - zeros);
+    let none = |threshold| Cut { threshold, ties: vec![0; parts.len()], deviation: moments.deviation() };
     if keep == 0 {
         return Ok(none(u32::MAX));
     }
-    let (bucket, above) = find(&high.counts, keep);
-    let in_bucket = histogram(vector, parts, LOW, |x| {
-        let bits = magnitude(x);
-        (bits >> LOW_BITS == bucket).then_some(bits as usize & (LOW - 1))
-    })?;
-    let (low, above_low) = find(&in_bucket.counts, keep - above);
+    let (bucket, above) = find(&counts, keep);
+    let counts = inside(vector, parts, bucket)?;
+    let (low, above_low) = find(&counts, keep - above);
     let threshold = bucket << LOW_BITS | low;
     let ties = keep - above - above_low;
-    if in_bucket.counts[low as usize] == ties {
+    if counts[low as usize] == ties {
         // The bits of the smallest kept entry are above 0, since zeros are not kept.
         return Ok(none(threshold - 1));
     }
     Ok(Cut { ties: share(vector, parts, threshold, ties)?, ..none(threshold) })
 }
 
-/// Standard deviation of the entries, and how often each value of the upper bits occurs.
-fn survey(vector: &TaskVector, parts: &[usize]) -> Result<(f64, Histogram)> {
-    let moments = |part: &usize| {
-        let part = &vector.parts[*part];
-        let mut all = Moments::default();
-        vector.blocks(part, |block| all = all.and(Moments::of(block)))?;
-        match all.is_finite() {
-            true => Ok(all),
-            false => Err(Error::NonFinite { what: format!("{}: tensor `{}`", vector.tuned.path().display(), part.name) }),
-        }
-    };
-    let moments: Vec<Moments> = parts.par_iter().map(moments).collect::<Result<_>>()?;
-    // In the order of the tensors, so that the same file always gives the same number.
-    let deviation = moments.into_iter().fold(Moments::default(), Moments::and).deviation();
-    Ok((deviation, histogram(vector, parts, HIGH, |x| Some((magnitude(x) >> LOW_BITS) as usize))?))
-}
-
-struct Histogram {
+/// What one pass over the entries tells.
+struct Survey {
+    moments: Moments,
+    /// How often each value of the upper bits occurs.
     counts: Vec<u64>,
     /// How many entries are 0.
     zeros: u64,
 }
 
-/// How often each value below `size` occurs that `value` gives for the entries.
-fn histogram(vector: &TaskVector, parts: &[usize], size: usize, value: impl Fn(f32) -> Option<usize> + Sync) -> Result<Histogram> {
-    let all = Mutex::new(Histogram { counts: vec![0; size], zeros: 0 });
-    parts.par_iter().try_for_each(|part| {
-        let mut counts = vec![0u64; size];
-        let mut zeros = 0;
-        vector.blocks(&vector.parts[*part], |block| {
-            block.iter().filter_map(|x| value(*x)).for_each(|value| counts[value] += 1);
+fn survey(vector: &TaskVector, parts: &[usize]) -> Result<Survey> {
+    let all = Mutex::new(vec![0; HIGH]);
+    let one = |part: &usize| {
+        let part = &vector.parts[*part];
+        let (mut moments, mut counts, mut zeros) = (Moments::default(), vec![0; HIGH], 0);
+        vector.blocks(part, |block| {
+            moments = moments.and(Moments::of(block));
+            block.iter().for_each(|x| counts[(magnitude(*x) >> LOW_BITS) as usize] += 1);
             zeros += block.iter().filter(|x| **x == 0.0).count() as u64;
         })?;
-        let mut all = all.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        all.counts.iter_mut().zip(&counts).for_each(|(all, count)| *all += count);
-        all.zeros += zeros;
+        add(&all, &counts);
+        match moments.is_finite() {
+            true => Ok((moments, zeros)),
+            false => Err(Error::NonFinite { what: format!("{}: tensor `{}`", vector.tuned.path().display(), part.name) }),
+        }
+    };
+    let each: Vec<(Moments, u64)> = parts.par_iter().map(one).collect::<Result<_>>()?;
+    // In the order of the tensors, so that the same file always gives the same number.
+    let moments = each.iter().fold(Moments::default(), |all, (moments, _)| all.and(*moments));
+    Ok(Survey { moments, counts: taken(all), zeros: each.iter().map(|(_, zeros)| zeros).sum() })
+}
+
+/// How often each value of the lower bits occurs with the upper bits `bucket`.
+fn inside(vector: &TaskVector, parts: &[usize], bucket: u32) -> Result<Vec<u64>> {
+    let all = Mutex::new(vec![0; LOW]);
+    parts.par_iter().try_for_each(|part| {
+        let mut counts = vec![0; LOW];
+        vector.blocks(&vector.parts[*part], |block| {
+            let bits = block.iter().map(|x| magnitude(*x)).filter(|bits| bits >> LOW_BITS == bucket);
+            bits.for_each(|bits| counts[bits as usize & (LOW - 1)] += 1);
+        })?;
+        add(&all, &counts);
         Ok::<_, Error>(())
     })?;
-    Ok(all.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    Ok(taken(all))
+}
+
+fn add(all: &Mutex<Vec<u64>>, counts: &[u64]) {
+    let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+    all.iter_mut().zip(counts).for_each(|(all, count)| *all += count);
+}
+
+fn taken(all: Mutex<Vec<u64>>) -> Vec<u64> {
+    all.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The value of the `keep`-th entry from the top, and how many entries have higher ones. There must be as many.
