@@ -9,14 +9,21 @@ pub struct Moments {
 }
 
 impl Moments {
-    /// Those of a block of numbers, small enough to be read twice from the cache.
+    /// Those of some numbers, from sums of their differences to the first: exact where all are equal.
     pub fn of(block: &[f32]) -> Self {
-        if block.is_empty() {
-            return Self::default();
-        }
-        let count = block.len() as f64;
-        let mean = sum(block, |x| x) / count;
-        Self { count, mean, squares: sum(block, |x| (x - mean) * (x - mean)) }
+        let Some(first) = block.first().map(|x| f64::from(*x)) else { return Self::default() };
+        // In eight lanes, so that an addition need not wait for the one before.
+        let (mut sums, mut squares) = ([0f64; 8], [0f64; 8]);
+        let mut add = |lane: usize, x: f32| {
+            let difference = f64::from(x) - first;
+            sums[lane] += difference;
+            squares[lane] += difference * difference;
+        };
+        let (eights, rest) = block.as_chunks::<8>();
+        eights.iter().for_each(|eight| (0..8).for_each(|lane| add(lane, eight[lane])));
+        rest.iter().for_each(|x| add(0, *x));
+        let (sum, count) = (sums.iter().sum::<f64>(), block.len() as f64);
+        Self { count, mean: first + sum / count, squares: (squares.iter().sum::<f64>() - sum * sum / count).max(0.0) }
     }
 
     /// Those of both, by the formula of Chan, Golub and LeVeque.
@@ -41,18 +48,6 @@ impl Moments {
     pub fn is_finite(&self) -> bool {
         self.mean.is_finite()
     }
-}
-
-/// In eight lanes, so that an addition need not wait for the one before.
-fn sum(block: &[f32], term: impl Fn(f64) -> f64) -> f64 {
-    let (eights, rest) = block.as_chunks::<8>();
-    let mut lanes = [0f64; 8];
-    for eight in eights {
-        for (lane, x) in lanes.iter_mut().zip(eight) {
-            *lane += term(f64::from(*x));
-        }
-    }
-    lanes.iter().sum::<f64>() + rest.iter().map(|x| term(f64::from(*x))).sum::<f64>()
 }
 
 #[cfg(test)]

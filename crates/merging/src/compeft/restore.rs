@@ -127,7 +127,7 @@ fn constant(entry: &Entry, value: f32, scale: f32, packed: &Packed) -> Result<Ve
 }
 
 fn place<const N: usize>(bytes: &mut [u8], up: &[u8], down: &[u8], packed: &Packed) -> Result<(), String> {
-    let [up, down]: [[u8; N]; 2] = [up, down].map(|number| number.try_into().expect("a number's bytes"));
+    let values: [[u8; N]; 2] = [up, down].map(|number| number.try_into().expect("a number's bytes"));
     let numbers = bytes.as_chunks_mut::<N>().0;
-    packed.decode(|at, negative| numbers[at as usize] = if negative { down } else { up })
+    packed.decode(|at, negative| numbers[at as usize] = values[usize::from(negative)])
 }

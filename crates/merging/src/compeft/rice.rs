@@ -68,10 +68,8 @@ impl Packed {
         let mut reader = BitReader::new(&self.bytes);
         let mut next = 0u64;
         for _ in 0..self.count {
-            let gap = self.gap(&mut reader, b);
+            let (gap, negative) = entry(&mut reader, b);
             let at = next.checked_add(gap).filter(|at| *at < self.len);
-            let negative = reader.peek() >> 63 == 1;
-            reader.skip(1);
             if reader.is_past_end() {
                 return Err(format!("truncated: {} bytes do not hold {} entries", self.bytes.len(), self.count));
             }
@@ -85,23 +83,6 @@ impl Packed {
         }
     }
 
-    #[inline]
-    fn gap(&self, reader: &mut BitReader, b: u32) -> u64 {
-        let mut ones = 0u64;
-        let mut leading = reader.peek().leading_ones();
-        while leading >= 57 && !reader.is_past_end() {
-            reader.skip(57);
-            ones += 57;
-            leading = reader.peek().leading_ones();
-        }
-        reader.skip(leading + 1);
-        ones += u64::from(leading);
-        let low = if b == 0 { 0 } else { reader.peek() >> (64 - b) };
-        reader.skip(b);
-        // A gap that does not fit is beyond any end.
-        if ones.leading_zeros() < b { u64::MAX } else { ones << b | low }
-    }
-
     /// As bit planes.
     ///
     /// # Errors
@@ -112,6 +93,40 @@ impl Packed {
         self.decode(|at, negative| ternary.put(at as usize, negative))?;
         Ok(ternary)
     }
+}
+
+/// The next gap and sign of a stream with parameter `b`.
+#[inline]
+fn entry(reader: &mut BitReader, b: u32) -> (u64, bool) {
+    let word = reader.peek();
+    let ones = word.leading_ones();
+    let length = ones + b + 2;
+    if length > 57 {
+        return long_entry(reader, b);
+    }
+    reader.skip(length);
+    let rest = word << ones << 1;
+    (u64::from(ones) << b | rest >> 1 >> (63 - b), rest << b >> 63 == 1)
+}
+
+/// The same for an entry that may be longer than what can be peeked at.
+#[cold]
+fn long_entry(reader: &mut BitReader, b: u32) -> (u64, bool) {
+    let mut ones = 0u64;
+    let mut leading = reader.peek().leading_ones();
+    while leading >= 57 && !reader.is_past_end() {
+        reader.skip(57);
+        ones += 57;
+        leading = reader.peek().leading_ones();
+    }
+    reader.skip(leading + 1);
+    ones += u64::from(leading);
+    let low = reader.peek() >> 1 >> (63 - b);
+    reader.skip(b);
+    let negative = reader.peek() >> 63 == 1;
+    reader.skip(1);
+    // A gap that does not fit is beyond any end.
+    (if ones.leading_zeros() < b { u64::MAX } else { ones << b | low }, negative)
 }
 
 /// The best parameter for gaps between `count` of `len` entries: `1 + ⌊log2(ln(φ−1) / ln(1−p))⌋` with `p = count/len`, at least 0.

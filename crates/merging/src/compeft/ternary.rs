@@ -39,8 +39,9 @@ impl Ternary {
 
     /// Give entry `at`, which is 0 and inside the vector, a sign.
     pub(super) fn put(&mut self, at: usize, negative: bool) {
-        let plane = if negative { &mut self.negative } else { &mut self.positive };
-        plane[at / 64] |= 1 << (at % 64);
+        // Signs are random: two writes cost less than a branch that is guessed wrong every other time.
+        self.positive[at / 64] |= u64::from(!negative) << (at % 64);
+        self.negative[at / 64] |= u64::from(negative) << (at % 64);
     }
 
     /// Give the 64 entries of word `word` that `keep` has, which are 0 and inside the vector, signs.
