@@ -5,7 +5,7 @@ use crate::low_rank::{LoraConfig, VeraConfig};
 use crate::scaling::Ia3Config;
 use burn::module::Module;
 use peft_core::files::{Checkpoint, read_json};
-use peft_core::{CONFIG_FILE, Context, Error, Method, Result, Summary, TENSOR_FILE, adapt, load_tensors};
+use peft_core::{CONFIG_FILE, Context, Error, Method, Result, Summary, TENSOR_FILE, adapt, load_tensors_from};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -83,6 +83,14 @@ impl PeftConfig {
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(CONFIG_FILE);
         let value: Value = read_json(&path)?;
+        Self::from_value(value, &path)
+    }
+
+    /// Take the configuration from the content of a file; `path` is what errors call it.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it is malformed or its `peft_type` is not supported.
+    pub fn from_value(value: Value, path: &Path) -> Result<Self> {
         let kind = value.get("peft_type").and_then(Value::as_str).unwrap_or("nothing").to_string();
         if !matches!(kind.as_str(), "LORA" | "IA3" | "VERA" | "BITFIT") {
             return Err(Error::file(path, format!("peft_type is `{kind}`; supported: LORA, IA3, VERA, BITFIT")));
@@ -156,24 +164,31 @@ fn sorted(value: Value) -> Value {
 /// Attach the adapter in directory `dir` under `name` and make it the active one.
 ///
 /// # Errors
-/// Those of [`PeftConfig::read`], [`adapt`] and [`load_tensors`]. The model is dropped then: pass a clone to keep it.
+/// Those of [`PeftConfig::read`], [`adapt`] and [`load_tensors_from`]. The model is dropped then: pass a clone to keep it.
 pub fn load<M: Module>(model: M, dir: &Path, name: &str) -> Result<(M, PeftConfig, Summary)> {
     let config = PeftConfig::read(dir)?;
-    check_rank(&config, dir)?;
-    let context = Context { name: name.into(), from_file: true, ..Context::default() };
-    let (model, summary) = adapt(model, config.method(), &context)?;
-    let model = load_tensors(model, name, dir)?;
+    let (model, summary) = load_from(model, &config, &Checkpoint::open_file(&dir.join(TENSOR_FILE))?, name)?;
     Ok((model, config, summary))
 }
 
+/// The same with a configuration and tensors that were read before, from wherever they come.
+///
+/// # Errors
+/// Those of [`adapt`] and [`load_tensors_from`]. The model is dropped then: pass a clone to keep it.
+pub fn load_from<M: Module>(model: M, config: &PeftConfig, tensors: &Checkpoint, name: &str) -> Result<(M, Summary)> {
+    check_rank(config, tensors)?;
+    let context = Context { name: name.into(), from_file: true, ..Context::default() };
+    let (model, summary) = adapt(model, config.method(), &context)?;
+    Ok((load_tensors_from(model, name, tensors)?, summary))
+}
+
 /// Refuse a rank that the tensor file cannot have, before memory is taken for it.
-fn check_rank(config: &PeftConfig, dir: &Path) -> Result<()> {
-    let file = Checkpoint::open_file(&dir.join(TENSOR_FILE))?;
+fn check_rank(config: &PeftConfig, file: &Checkpoint) -> Result<()> {
     let filled = file.keys().filter_map(|key| file.info(key)).filter(|info| info.num_bytes() > Some(0));
     let longest = filled.flat_map(|info| info.shape.iter().copied()).max().unwrap_or(0);
     match config.highest_rank() {
         rank if rank > longest => {
-            Err(Error::file(dir.join(CONFIG_FILE), format!("a rank of {rank}, where no tensor of {TENSOR_FILE} is longer than {longest}")))
+            Err(Error::file(file.path(), format!("{CONFIG_FILE} says a rank of {rank}, where no tensor is longer than {longest}")))
         }
         _ => Ok(()),
     }

@@ -1,10 +1,13 @@
 //! From command-line arguments to a model with its tokenizer and adapter.
 
 use crate::hub::{self, Kind};
+use burn::module::Module;
 use burn::tensor::{DType, Device};
 use clap::{Args, ValueEnum};
+use peft_adapters::PeftConfig;
 use peft_core::files::TensorInfo;
-use peft_core::{Error, Result, device};
+use peft_core::{CONFIG_FILE, Error, Result, device};
+use peft_merge::compeft::{self, Expert};
 use peft_models::CausalLm;
 use peft_train::data::{ChatTemplate, TextTokenizer};
 use serde::{Deserialize, Serialize};
@@ -43,7 +46,7 @@ pub struct ModelArgs {
     /// Hugging Face checkpoint: a directory (config.json, *.safetensors, tokenizer.json) or a hub id, org/name[@revision].
     #[arg(long, value_name = "DIR|ID")]
     pub model: PathBuf,
-    /// Adapter: a directory (adapter_config.json, adapter_model.safetensors) or a hub id.
+    /// Adapter: a directory (adapter_config.json, adapter_model.safetensors), a hub id, or a file of peft compress.
     #[arg(long, value_name = "DIR|ID")]
     pub adapter: Option<PathBuf>,
     /// Where to compute: cpu, vulkan[:n] or cuda[:n].
@@ -75,9 +78,23 @@ impl ModelArgs {
 pub fn load_adapted(dir: &Path, adapter: Option<&Path>, device: &Device, dtype: Option<DType>) -> Result<CausalLm> {
     let model = CausalLm::load(dir, device, dtype)?;
     match adapter {
-        Some(adapter) => Ok(peft_adapters::load(model, adapter, ADAPTER)?.0),
+        Some(adapter) => attach(model, adapter),
         None => Ok(model),
     }
+}
+
+/// The model with the adapter in the directory or compressed file `adapter` active.
+pub fn attach<M: Module>(model: M, adapter: &Path) -> Result<M> {
+    if !adapter.is_file() {
+        return Ok(peft_adapters::load(model, adapter, ADAPTER)?.0);
+    }
+    let expert = Expert::read(adapter)?;
+    if expert.kind != compeft::Kind::Adapter {
+        return Err(Error::file(adapter, "is a compressed checkpoint and no adapter; make a checkpoint of it with peft decompress"));
+    }
+    let config = expert.files.get(CONFIG_FILE).cloned().ok_or_else(|| Error::file(adapter, format!("has no {CONFIG_FILE}")))?;
+    let config = PeftConfig::from_value(config, adapter)?;
+    Ok(peft_adapters::load_from(model, &config, &expert.tensors(None, adapter)?, ADAPTER)?.0)
 }
 
 /// What turns text into tokens and back.

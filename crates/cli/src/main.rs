@@ -36,6 +36,8 @@ enum Command {
     Generate(commands::generate::Generate),
     Logits(commands::logits::Logits),
     MergeAdapter(commands::merge_adapter::MergeAdapter),
+    Compress(commands::compress::Compress),
+    Decompress(commands::decompress::Decompress),
     Inspect(commands::inspect::Inspect),
     Methods(commands::methods::Methods),
 }
@@ -53,6 +55,8 @@ fn main() -> ExitCode {
         Command::Generate(command) => command.run(json),
         Command::Logits(command) => command.run(json),
         Command::MergeAdapter(command) => command.run(json),
+        Command::Compress(command) => command.run(json),
+        Command::Decompress(command) => command.run(json),
         Command::Inspect(command) => command.run(json),
         Command::Methods(command) => command.run(json),
     });

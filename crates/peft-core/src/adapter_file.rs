@@ -70,7 +70,14 @@ pub fn save_adapter<M: Module>(model: &M, name: &str, config: &Value, dir: &Path
 /// [`Error::AdapterFile`] for the first tensor that is missing, has another shape than the model needs, belongs to no module of the model,
 /// or is a copy of a base weight that has other values in the model. The model is dropped then: pass a clone to keep it.
 pub fn load_tensors<M: Module>(model: M, name: &str, dir: &Path) -> Result<M> {
-    let file = Checkpoint::open_file(&dir.join(TENSOR_FILE))?;
+    load_tensors_from(model, name, &Checkpoint::open_file(&dir.join(TENSOR_FILE))?)
+}
+
+/// The same with the tensors of an open file, or of one that is only in memory.
+///
+/// # Errors
+/// Those of [`load_tensors`].
+pub fn load_tensors_from<M: Module>(model: M, name: &str, file: &Checkpoint) -> Result<M> {
     let mut used: HashSet<String> = HashSet::new();
     let mut shared: HashMap<String, Tensor<1>> = HashMap::new();
     let mut error = None;
@@ -107,7 +114,7 @@ pub fn load_tensors<M: Module>(model: M, name: &str, dir: &Path) -> Result<M> {
         return Err(error);
     }
     let left = file.keys().filter(|key| !used.contains(*key)).map(String::from).collect();
-    check_copies(&model, &file, left)?;
+    check_copies(&model, file, left)?;
     Ok(model)
 }
 

@@ -30,7 +30,7 @@ mod targets;
 mod texts;
 
 pub use adapter::{Adapter, AnyAdapter, Base, Stored, as_type};
-pub use adapter_file::{CONFIG_FILE, TENSOR_FILE, load_tensors, save_adapter};
+pub use adapter_file::{CONFIG_FILE, TENSOR_FILE, load_tensors, load_tensors_from, save_adapter};
 pub use error::{Error, Result};
 pub use language::{LanguageModel, Packed};
 pub use method::{Biases, Builder, Context, Extras, Method, adapt};

@@ -2,7 +2,7 @@
 
 use super::finetune::{Outcome, Start, adapter_config, copy_checkpoint_files};
 use crate::data::Padding;
-use crate::loading::{ADAPTER, ModelArgs};
+use crate::loading::{ADAPTER, ModelArgs, attach};
 use crate::output;
 use crate::run::{MethodName, Run};
 use burn::module::Module;
@@ -10,6 +10,7 @@ use burn::tensor::{DType, Device};
 use peft_adapters::PeftConfig;
 use peft_core::files::{Checkpoint, read_json, write_atomic};
 use peft_core::{Error, Result, Summary, save_adapter};
+use peft_merge::compeft::Expert;
 use peft_models::encoder::{EncoderConfig, SequenceClassifier};
 use peft_train::data::{Classified, Labelled, Labels, TextTokenizer, read_labelled, split};
 use peft_train::{Scores, TextClassification, Trained, classify};
@@ -153,11 +154,20 @@ pub fn evaluate(args: &ModelArgs, data: &Path, batch_size: usize, max_length: Op
 fn load(args: &ModelArgs, device: &Device) -> Result<SequenceClassifier> {
     let dtype = Some(args.dtype.dtype());
     let Some(adapter) = &args.adapter else { return SequenceClassifier::load(&args.model, device, dtype) };
-    let file = adapter.join(LABELS_FILE);
-    let model = match file.exists() {
+    let model = match labels(adapter)? {
         // What is new is replaced by what the adapter holds.
-        true => SequenceClassifier::load_with_labels(&args.model, read_json::<Vec<String>>(&file)?, 0, device, dtype)?,
-        false => SequenceClassifier::load(&args.model, device, dtype)?,
+        Some(labels) => SequenceClassifier::load_with_labels(&args.model, labels, 0, device, dtype)?,
+        None => SequenceClassifier::load(&args.model, device, dtype)?,
     };
-    Ok(peft_adapters::load(model, adapter, ADAPTER)?.0)
+    attach(model, adapter)
+}
+
+/// The labels that come with the adapter, a directory or a compressed file.
+fn labels(adapter: &Path) -> Result<Option<Vec<String>>> {
+    if adapter.is_file() {
+        let labels = Expert::read(adapter)?.files.remove(LABELS_FILE);
+        return labels.map(|labels| serde_json::from_value(labels).map_err(|e| Error::file(adapter, e))).transpose();
+    }
+    let file = adapter.join(LABELS_FILE);
+    file.exists().then(|| read_json(&file)).transpose()
 }

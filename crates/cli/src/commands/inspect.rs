@@ -5,7 +5,8 @@ use crate::output;
 use clap::Args;
 use peft_adapters::PeftConfig;
 use peft_core::files::Checkpoint;
-use peft_core::{CONFIG_FILE, Result, TENSOR_FILE, grouped};
+use peft_core::{CONFIG_FILE, Error, Result, TENSOR_FILE, grouped};
+use peft_merge::compeft::{self, EXTENSION, Entry, Expert, Settings};
 use peft_models::DecoderConfig;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 #[command(after_help = "Examples:\n  peft inspect SmolLM2-135M\n  peft inspect my-adapter --sites\n  \
     peft inspect HuggingFaceTB/SmolLM2-135M")]
 pub struct Inspect {
-    /// A checkpoint or an adapter: a directory or a hub id, org/name[@revision], which is downloaded.
+    /// A checkpoint or an adapter: a directory or a hub id, org/name[@revision], which is downloaded; or a file of peft compress.
     #[arg(value_name = "DIR|ID")]
     dir: PathBuf,
     /// List every tensor.
@@ -47,7 +48,12 @@ impl Inspect {
     pub fn run(self, json: bool) -> Result<()> {
         let dir = hub::resolve(&self.dir, Kind::Any)?.dir;
         let is_adapter = dir.join(CONFIG_FILE).exists();
-        let mut description = if is_adapter { adapter(&dir)? } else { checkpoint(&dir)? };
+        let is_compressed = dir.is_file() && dir.extension().is_some_and(|extension| extension == EXTENSION);
+        let mut description = match (is_compressed, is_adapter) {
+            (true, _) => compressed(&dir)?,
+            (false, true) => adapter(&dir)?,
+            (false, false) => checkpoint(&dir)?,
+        };
         if !self.sites {
             description.tensors = None;
         }
@@ -89,6 +95,28 @@ fn adapter(dir: &Path) -> Result<Description> {
     Ok(describe("adapter", config.method().name().into(), &file, settings))
 }
 
+fn compressed(file: &Path) -> Result<Description> {
+    let expert = Expert::read(file)?;
+    let bytes = std::fs::metadata(file).map_err(|e| Error::io(file, e))?.len();
+    let Settings { density, alpha, mode, scope } = expert.settings;
+    let settings = BTreeMap::from([
+        ("compressed", format!("density {density}, alpha {alpha}, {mode:?}, {scope:?}")),
+        (
+            "kept",
+            format!("{} signs, {:.1} times smaller than bf16", grouped(expert.kept() as usize), expert.bf16_bytes() as f64 / bytes as f64),
+        ),
+        ("files", expert.files.keys().cloned().collect::<Vec<_>>().join(", ")),
+    ]);
+    let row =
+        |entry: &Entry| TensorRow { key: entry.name.clone(), dtype: format!("{:?}", entry.info.dtype), shape: entry.info.shape.clone() };
+    let kind = match expert.kind {
+        compeft::Kind::Adapter => "compressed adapter",
+        compeft::Kind::Checkpoint => "compressed checkpoint",
+    };
+    let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(described(kind, name, expert.entries.iter().map(row).collect(), bytes as usize, settings))
+}
+
 /// The last components of the modules that have tensors in the adapter's file.
 fn modules(file: &Checkpoint) -> Vec<String> {
     let suffixes = ["lora_", "ia3_l", "vera_lambda", "base_layer", "weight", "bias"];
@@ -109,12 +137,22 @@ fn describe(kind: &'static str, name: String, file: &Checkpoint, settings: BTree
             file.info(key).map(|info| TensorRow { key: key.into(), dtype: format!("{:?}", info.dtype), shape: info.shape.clone() })
         })
         .collect();
+    let bytes = file.keys().filter_map(|key| file.info(key)?.num_bytes()).sum();
+    described(kind, name, rows, bytes, settings)
+}
+
+fn described(
+    kind: &'static str,
+    name: String,
+    rows: Vec<TensorRow>,
+    bytes: usize,
+    settings: BTreeMap<&'static str, String>,
+) -> Description {
     let count = |row: &TensorRow| row.shape.iter().product::<usize>();
     let mut types = BTreeMap::new();
     for row in &rows {
         *types.entry(row.dtype.clone()).or_default() += count(row);
     }
-    let bytes = file.keys().filter_map(|key| file.info(key)?.num_bytes()).sum();
     Description { kind, name, parameters: rows.iter().map(count).sum(), bytes, types, settings, tensors: Some(rows) }
 }
 

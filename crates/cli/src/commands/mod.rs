@@ -1,6 +1,8 @@
 //! One file for each command.
 
 pub mod classify;
+pub mod compress;
+pub mod decompress;
 pub mod eval;
 pub mod finetune;
 pub mod generate;

@@ -81,6 +81,26 @@ impl Checkpoint {
         Ok(Self { path: file.into(), shards: vec![shard], tensors, metadata: header.metadata })
     }
 
+    /// Tensors that are in memory already, each with its key, type, shape and bytes, as if they had been read from `path`.
+    ///
+    /// # Errors
+    /// [`Error::File`] if a tensor has not the size that its shape says, or two have the same key.
+    pub fn in_memory(path: &Path, tensors: impl IntoIterator<Item = (String, TensorInfo, Vec<u8>)>) -> Result<Self> {
+        let mut checkpoint = Self { path: path.into(), shards: Vec::new(), tensors: BTreeMap::new(), metadata: Metadata::new() };
+        for (key, info, bytes) in tensors {
+            if info.num_bytes() != Some(bytes.len()) {
+                let TensorInfo { dtype, shape } = info;
+                return Err(Error::file(path, format!("tensor `{key}`: {} bytes for {dtype} of shape {shape:?}", bytes.len())));
+            }
+            let entry = Entry { shard: checkpoint.shards.len(), info, range: 0..bytes.len() };
+            checkpoint.shards.push(Shard { file: path.into(), map: Bytes::from(bytes) });
+            if checkpoint.tensors.insert(key.clone(), entry).is_some() {
+                return Err(Error::file(path, format!("two tensors are called `{key}`")));
+            }
+        }
+        Ok(checkpoint)
+    }
+
     fn open_index(dir: &Path, index: &Path) -> Result<Self> {
         let Index { weight_map } = read_json(index)?;
         let mut checkpoint = Self { path: dir.into(), shards: Vec::new(), tensors: BTreeMap::new(), metadata: Metadata::new() };
@@ -203,6 +223,22 @@ impl Checkpoint {
     pub fn f32s(&self, key: &str) -> Result<Vec<f32>> {
         let entry = self.entry(key, || FLOATS.into())?;
         Ok(floats::to_f32(self.entry_bytes(entry), self.stored_float(key, entry)?))
+    }
+
+    /// Fill `numbers` with those of a floating-point tensor from number `first` on, in row-major order: for tensors that should not be
+    /// in memory as a whole.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the tensor is missing, holds no floating-point numbers or ends before `numbers` is full.
+    pub fn read_f32s(&self, key: &str, first: usize, numbers: &mut [f32]) -> Result<()> {
+        let entry = self.entry(key, || FLOATS.into())?;
+        let from = self.stored_float(key, entry)?;
+        let (size, end) = (from.burn().size(), first.saturating_add(numbers.len()));
+        let Some(bytes) = self.entry_bytes(entry).get(first.saturating_mul(size)..end.saturating_mul(size)) else {
+            return Err(self.mismatch(key, entry, format!("{end} numbers"), format!("shape {:?}", entry.info.shape)));
+        };
+        floats::read_f32s(bytes, from, numbers);
+        Ok(())
     }
 
     pub(super) fn tensor(&self, key: &str) -> Result<(&TensorInfo, &[u8])> {

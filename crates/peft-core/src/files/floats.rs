@@ -72,6 +72,39 @@ pub(super) fn to_f32(bytes: &[u8], from: Float) -> Vec<f32> {
     numbers
 }
 
+/// Fills `numbers` with those in `bytes`, which must hold as many.
+pub(super) fn read_f32s(bytes: &[u8], from: Float, numbers: &mut [f32]) {
+    let mut rest = numbers;
+    f32_blocks(bytes, from, |block| {
+        let (head, tail) = std::mem::take(&mut rest).split_at_mut(block.len());
+        head.copy_from_slice(block);
+        rest = tail;
+    });
+}
+
+/// `numbers` as little-endian bytes of type `to`, rounded to the nearest even; nothing if that is not f64, f32, f16 or bf16.
+pub fn float_bytes(numbers: &[f32], to: Dtype) -> Option<Vec<u8>> {
+    fn write<T: Copy, const N: usize>(numbers: &[T], bytes: impl Fn(T) -> [u8; N]) -> Vec<u8> {
+        let mut out = vec![0; numbers.len() * N];
+        out.as_chunks_mut::<N>().0.iter_mut().zip(numbers).for_each(|(out, number)| *out = bytes(*number));
+        out
+    }
+    Some(match Float::from_file(to)? {
+        Float::F64 => write(numbers, |x| f64::from(x).to_le_bytes()),
+        Float::F32 => write(numbers, f32::to_le_bytes),
+        Float::F16 => {
+            let mut halves = vec![f16::ZERO; numbers.len()];
+            halves.convert_from_f32_slice(numbers);
+            write(&halves, f16::to_le_bytes)
+        }
+        Float::BF16 => {
+            let mut halves = vec![bf16::ZERO; numbers.len()];
+            halves.convert_from_f32_slice(numbers);
+            write(&halves, bf16::to_le_bytes)
+        }
+    })
+}
+
 /// The numbers in `bytes` as Burn data of type `to`; the one copy between file and device.
 ///
 /// Between different types the numbers pass through f32, as they do in torch. `bytes` must hold as many numbers as `shape`.
@@ -162,6 +195,11 @@ mod tests {
                 assert_eq!(converted.dtype(), to.burn());
                 assert_eq!(to_f32(converted.as_bytes(), to), numbers, "{from:?} to {to:?}");
             }
+            assert_eq!(float_bytes(&numbers, from.file()).unwrap(), stored.as_bytes(), "{from:?}");
+            let mut part = [0f32; BLOCK + 1];
+            let size = from.burn().size();
+            read_f32s(&stored.as_bytes()[3 * size..][..part.len() * size], from, &mut part);
+            assert_eq!(part, numbers[3..BLOCK + 4], "{from:?}");
         }
     }
 

@@ -1,0 +1,3 @@
+//! Merging checkpoints and adapters, and compressed task vectors.
+
+pub mod compeft;
