@@ -221,8 +221,11 @@ impl Compress {
         let job = data_job(file, Metric::Perplexity, &options, &text.tokenizer, text.template.as_ref())?;
         let device = device::parse(&self.device)?;
         let model = match self.is_adapter() {
-            true => Model::Adapted(CausalLm::load(base, &device, Some(DType::F32))?, PeftConfig::read(&self.source)?),
-            false => Model::Whole(DecoderConfig::read(&self.source)?, device, base.into()),
+            true => {
+                let model = CausalLm::load(base, &device, Some(DType::F32))?;
+                Model::Adapted(Box::new((model, PeftConfig::read(&self.source)?)))
+            }
+            false => Model::Whole(Box::new(DecoderConfig::read(&self.source)?), device, base.into()),
         };
         Ok(Validation { text, job, model })
     }
@@ -238,9 +241,9 @@ struct Validation {
 /// What the tensors of a candidate are.
 enum Model {
     /// An adapter of this configuration on this model.
-    Adapted(CausalLm, PeftConfig),
+    Adapted(Box<(CausalLm, PeftConfig)>),
     /// A model of this configuration, on a device, which differs from the checkpoint at a path.
-    Whole(DecoderConfig, Device, PathBuf),
+    Whole(Box<DecoderConfig>, Device, PathBuf),
 }
 
 impl Validation {
@@ -260,8 +263,8 @@ impl Validation {
     /// The perplexity with these tensors.
     fn perplexity(&self, tensors: &Checkpoint) -> Result<f64> {
         let model = match &self.model {
-            Model::Adapted(model, config) => peft_adapters::load_from(model.clone(), config, tensors, ADAPTER)?.0,
-            Model::Whole(config, device, _) => CausalLm::from_checkpoint(config.clone(), tensors, device, Some(DType::F32))?,
+            Model::Adapted(adapted) => peft_adapters::load_from(adapted.0.clone(), &adapted.1, tensors, ADAPTER)?.0,
+            Model::Whole(config, device, _) => CausalLm::from_checkpoint(config.as_ref().clone(), tensors, device, Some(DType::F32))?,
         };
         let report = self.job.run(&model, &self.text.tokenizer, |_, _| ())?;
         let score = report.scores.iter().find(|(name, _)| *name == "perplexity");

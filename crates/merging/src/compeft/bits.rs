@@ -29,7 +29,7 @@ impl BitWriter {
 
     /// The bytes; the last is filled up with zeros.
     pub fn finish(mut self) -> Vec<u8> {
-        let rest = (self.rest << (64 - self.count) % 64).to_be_bytes();
+        let rest = (self.rest << ((64 - self.count) % 64)).to_be_bytes();
         self.bytes.extend_from_slice(&rest[..self.count.div_ceil(8) as usize]);
         self.bytes
     }
