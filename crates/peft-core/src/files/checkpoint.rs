@@ -137,6 +137,18 @@ impl Checkpoint {
         self.tensor(key).map(|(_, bytes)| bytes)
     }
 
+    /// Lets the system take back the memory that a tensor's bytes occupy once they were read; they are read from disk again when they
+    /// are used again. Memory that counts as used thus stays small when a large checkpoint is read through once.
+    ///
+    /// There is nothing to release where no tensor has this key, or the system has no such call.
+    pub fn release(&self, key: &str) {
+        let Some(entry) = self.tensors.get(key) else { return };
+        #[cfg(unix)]
+        release_pages(self.entry_bytes(entry));
+        #[cfg(not(unix))]
+        let _ = entry;
+    }
+
     /// A floating-point tensor of the given shape, in `dtype` or, if that is `None`, in the type it is stored in.
     ///
     /// Burn has no tensors of rank 0: a stored scalar is read as shape `[1]`.
@@ -231,6 +243,20 @@ impl Shard {
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
         let header = Header::parse(&map).map_err(|reason| Error::file(path, reason))?;
         Ok((Self { file: path.into(), map: Bytes::from_owner(map) }, header))
+    }
+}
+
+/// The whole pages within `bytes`, which are part of a read-only map of a file.
+#[cfg(unix)]
+fn release_pages(bytes: &[u8]) {
+    /// A multiple of every usual page size.
+    const PAGE: usize = 1 << 16;
+    let begin = (bytes.as_ptr() as usize).next_multiple_of(PAGE);
+    let end = (bytes.as_ptr() as usize + bytes.len()) / PAGE * PAGE;
+    if begin < end {
+        // SAFETY: the range lies within a map that is only read and backed by a file, so that its pages come back as they were.
+        // An error means that nothing was released, which does no harm.
+        unsafe { libc::madvise(begin as *mut libc::c_void, end - begin, libc::MADV_DONTNEED) };
     }
 }
 

@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use crate::{Error, Result};
 
 pub use checkpoint::Checkpoint;
+pub use floats::{decode, encode};
 pub use header::TensorInfo;
 pub use output_dir::OutputDir;
 pub use safetensors::Dtype;
