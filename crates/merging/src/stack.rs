@@ -104,7 +104,7 @@ impl Stack<'_> {
             (sum, scratch)
         };
         let start = || (new(), Scratch::default());
-        (0..count).into_par_iter().with_min_len(least).fold(start, fold).map(|(sum, _)| sum).reduce(&new, add)
+        (0..count).into_par_iter().with_min_len(least).fold(start, fold).map(|(sum, _)| sum).reduce(&new, &add)
     }
 
     /// Compute the result: `f` fills its last argument from each block of whole groups of `unit` elements.
