@@ -1,3 +1,35 @@
-//! Merging checkpoints and adapters, and compressed task vectors.
+//! Merging checkpoints: several models of one architecture become one, without training.
+//!
+//! A [`Recipe`] says what to merge and how, in the dialect of mergekit. A [`Plan`] knows each weight of the result, and writes them one
+//! after the other: inputs are mapped, read block by block, and never in memory as a whole. The arithmetic is in [`rules`], which also
+//! work on slices. [`compeft`] compresses task vectors.
 
+mod alignment;
+mod card;
 pub mod compeft;
+mod extras;
+mod gram;
+mod layers;
+mod method;
+mod models;
+mod plan;
+mod recipe;
+pub mod rules;
+mod run;
+mod select;
+mod settings;
+mod source;
+mod stack;
+mod tokenizer;
+mod workshop;
+
+pub use alignment::Alignment;
+pub use method::{BaseUse, METHODS, Method, Parameter, Unset, Values};
+pub use models::Model;
+pub use plan::{Input, Plan, Weight};
+pub use recipe::{ModelRef, Recipe, Setting, Settings, Slice, SliceSource, TokenSource, TokenizerRecipe, Vocabulary};
+pub use run::Shard;
+pub use source::{Numbers, Row, Rows, Source, Stored};
+pub use stack::{Block, Output, Stack};
+pub use tokenizer::Tokenizer;
+pub use workshop::{Finished, Workshop};

@@ -8,6 +8,7 @@ pub mod finetune;
 pub mod generate;
 pub mod inspect;
 pub mod logits;
+pub mod merge;
 pub mod merge_adapter;
 pub mod methods;
 pub mod quickstart;

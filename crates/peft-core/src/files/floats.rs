@@ -152,22 +152,68 @@ fn fill<const N: usize, T>(numbers: &mut [T], bytes: &[u8], number: impl Fn([u8;
 /// Hands the numbers in `bytes` to `sink`, a block at a time and in order.
 fn f32_blocks(bytes: &[u8], from: Float, mut sink: impl FnMut(&[f32])) {
     let mut block = [0f32; BLOCK];
-    let mut halves = [f16::ZERO; BLOCK];
     let size = from.burn().size();
     for chunk in bytes.chunks(BLOCK * size) {
         let block = &mut block[..chunk.len() / size];
-        match from {
-            Float::F64 => fill(block, chunk, |b| f64::from_le_bytes(b) as f32),
-            Float::F32 => fill(block, chunk, f32::from_le_bytes),
-            Float::BF16 => fill(block, chunk, |b| bf16::from_le_bytes(b).to_f32()),
-            // Only the conversion of whole slices uses the processor's f16 instructions without asking for each number.
-            Float::F16 => {
+        decode_block(chunk, from, block);
+        sink(block);
+    }
+}
+
+/// At most [`BLOCK`] numbers.
+fn decode_block(bytes: &[u8], from: Float, block: &mut [f32]) {
+    match from {
+        Float::F64 => fill(block, bytes, |b| f64::from_le_bytes(b) as f32),
+        Float::F32 => fill(block, bytes, f32::from_le_bytes),
+        Float::BF16 => fill(block, bytes, |b| bf16::from_le_bytes(b).to_f32()),
+        // Only the conversion of whole slices uses the processor's f16 instructions without asking for each number.
+        Float::F16 => {
+            let mut halves = [f16::ZERO; BLOCK];
+            let halves = &mut halves[..block.len()];
+            fill(halves, bytes, f16::from_le_bytes);
+            halves.convert_to_f32_slice(block);
+        }
+    }
+}
+
+/// Reads the numbers in `bytes`, little-endian and of type `dtype`, into `numbers`; false if `dtype` is not f64, f32, f16 or bf16.
+///
+/// `bytes` holds as many numbers as there are places.
+pub fn decode(dtype: Dtype, bytes: &[u8], numbers: &mut [f32]) -> bool {
+    let Some(from) = Float::from_file(dtype) else { return false };
+    for (chunk, block) in bytes.chunks(BLOCK * from.burn().size()).zip(numbers.chunks_mut(BLOCK)) {
+        decode_block(chunk, from, block);
+    }
+    true
+}
+
+/// Writes `numbers`, little-endian and rounded to the nearest of type `dtype`, into `bytes`; false if `dtype` is not f64, f32, f16
+/// or bf16.
+///
+/// `bytes` has room for as many numbers as there are.
+pub fn encode(numbers: &[f32], dtype: Dtype, bytes: &mut [u8]) -> bool {
+    match Float::from_file(dtype) {
+        Some(Float::F64) => store(numbers, bytes, |x| f64::from(x).to_le_bytes()),
+        Some(Float::F32) => store(numbers, bytes, f32::to_le_bytes),
+        Some(Float::BF16) => store(numbers, bytes, |x| bf16::from_f32(x).to_le_bytes()),
+        Some(Float::F16) => {
+            let mut halves = [f16::ZERO; BLOCK];
+            for (block, out) in numbers.chunks(BLOCK).zip(bytes.chunks_mut(2 * BLOCK)) {
                 let halves = &mut halves[..block.len()];
-                fill(halves, chunk, f16::from_le_bytes);
-                halves.convert_to_f32_slice(block);
+                halves.convert_from_f32_slice(block);
+                for (half, out) in halves.iter().zip(out.as_chunks_mut::<2>().0) {
+                    *out = half.to_le_bytes();
+                }
             }
         }
-        sink(block);
+        None => return false,
+    }
+    true
+}
+
+fn store<const N: usize>(numbers: &[f32], bytes: &mut [u8], number: impl Fn(f32) -> [u8; N]) {
+    for (x, b) in numbers.iter().zip(bytes.as_chunks_mut::<N>().0) {
+        *b = number(*x);
     }
 }
 
@@ -219,5 +265,18 @@ mod tests {
             let data = tensor_data(&bytes, Float::F32, to, [1]);
             assert!(to_f32(data.as_bytes(), to)[0].is_nan(), "{to:?}");
         }
+    }
+
+    #[test]
+    fn slices_are_read_and_written_as_tensors_are() {
+        let numbers = exact(BLOCK + 5);
+        for float in ALL {
+            let mut bytes = vec![0; numbers.len() * float.burn().size()];
+            assert!(encode(&numbers, float.file(), &mut bytes));
+            let mut again = vec![0.0; numbers.len()];
+            assert!(decode(float.file(), &bytes, &mut again));
+            assert_eq!(again, numbers, "{float:?}");
+        }
+        assert!(!decode(Dtype::I64, &[0; 8], &mut [0.0]) && !encode(&[0.0], Dtype::I64, &mut [0; 8]));
     }
 }

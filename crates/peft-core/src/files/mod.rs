@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use crate::{Error, Result};
 
 pub use checkpoint::Checkpoint;
-pub use floats::float_bytes;
+pub use floats::{decode, encode, float_bytes};
 pub use header::TensorInfo;
 pub use output_dir::OutputDir;
 pub use safetensors::Dtype;

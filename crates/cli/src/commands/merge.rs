@@ -1,0 +1,178 @@
+//! `peft merge`.
+
+use crate::hub::{self, Kind};
+use crate::output;
+use clap::Args;
+use indicatif::HumanBytes;
+use peft_core::{Error, Result};
+use peft_merge::{ModelRef, Plan, Recipe, Vocabulary, Workshop};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Merge several models of one architecture into one.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  peft merge recipe.yaml --out merged\n  peft merge recipe.yaml --out merged --dry-run\n\n\
+    A recipe for mergekit is one for this command:\n\n  \
+    merge_method: ties\n  base_model: org/base\n  models:\n    - model: org/first\n      parameters: {weight: 0.5, density: 0.5}\n    \
+    - model: org/second\n      parameters: {weight: 0.5, density: 0.5}\n  dtype: bfloat16\n\n\
+    Models are directories or hub ids. A merge that is cut goes on where it was when the command is given again.")]
+pub struct Merge {
+    /// What to merge and how, as YAML.
+    #[arg(value_name = "RECIPE")]
+    recipe: PathBuf,
+    /// Directory for the merged checkpoint.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Replace the output directory if it exists.
+    #[arg(long)]
+    overwrite: bool,
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// What random numbers start from, for the methods that draw some (dare, della).
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// The largest file of the checkpoint, such as 500MB or 5GB.
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
+    shard_size: u64,
+}
+
+#[derive(Serialize)]
+struct Outcome<'a> {
+    out: &'a Path,
+    method: &'a str,
+    weights: usize,
+    bytes: u64,
+    /// Files that an earlier run had completed.
+    kept_files: usize,
+    seconds: f64,
+}
+
+#[derive(Serialize)]
+struct DryRun<'a> {
+    method: &'a str,
+    models: Vec<String>,
+    files: Vec<String>,
+    bytes: u64,
+    memory: u64,
+    weights: Vec<PlannedWeight<'a>>,
+}
+
+#[derive(Serialize)]
+struct PlannedWeight<'a> {
+    name: &'a str,
+    dtype: String,
+    shape: &'a [usize],
+    bytes: u64,
+    inputs: Vec<String>,
+    rule: String,
+}
+
+impl Merge {
+    pub fn run(self, json: bool) -> Result<()> {
+        let started = Instant::now();
+        let recipe = Recipe::read(&self.recipe)?;
+        let directories = directories(&recipe)?;
+        let plan = Plan::new(recipe, &directories, self.seed)?;
+        if self.dry_run {
+            let planned = DryRun::of(&plan, self.shard_size)?;
+            return output::print(json, &planned, planned.text());
+        }
+        let bar = output::byte_bar(plan.bytes(), "merging");
+        let finished = Workshop::open(&plan, &self.out, self.overwrite, self.shard_size)?.run(&|bytes| bar.inc(bytes))?;
+        bar.finish_and_clear();
+        let outcome = Outcome {
+            out: &finished.out,
+            method: plan.recipe.method.name,
+            weights: plan.weights.len(),
+            bytes: finished.bytes,
+            kept_files: finished.kept,
+            seconds: started.elapsed().as_secs_f64(),
+        };
+        let kept = if finished.kept > 0 { format!(", {} files of an earlier run kept", finished.kept) } else { String::new() };
+        let text = format!(
+            "{}: {} weights of {} models, {}, in {:.1} s{kept}, written to {}",
+            outcome.method,
+            outcome.weights,
+            plan.models.len(),
+            HumanBytes(outcome.bytes),
+            outcome.seconds,
+            outcome.out.display()
+        );
+        output::print(json, &outcome, text)
+    }
+}
+
+impl<'a> DryRun<'a> {
+    fn of(plan: &'a Plan, shard_bytes: u64) -> Result<Self> {
+        let weight = |weight: &'a peft_merge::Weight| PlannedWeight {
+            name: &weight.name,
+            dtype: weight.info.dtype.to_string(),
+            shape: &weight.info.shape,
+            bytes: weight.num_bytes(),
+            inputs: weight.inputs.iter().map(|input| format!("{}: {}", plan.models[input.model].name, input.key)).collect(),
+            rule: weight.rule.as_ref().map_or_else(|| "copied".into(), |rule| format!("{rule:?}")),
+        };
+        Ok(Self {
+            method: plan.recipe.method.name,
+            models: plan.models.iter().map(|model| model.name.to_string()).collect(),
+            files: plan.shards(shard_bytes)?.into_iter().map(|shard| shard.name).collect(),
+            bytes: plan.bytes(),
+            memory: plan.memory(shard_bytes)?,
+            weights: plan.weights.iter().map(weight).collect(),
+        })
+    }
+
+    fn text(&self) -> String {
+        let row = |weight: &PlannedWeight| vec![weight.name.into(), format!("{} {:?}", weight.dtype, weight.shape), weight.rule.clone()];
+        let rows: Vec<Vec<String>> = self.weights.iter().map(row).collect();
+        format!(
+            "{}\n\n{} of {}: {} weights, {} in {} files, about {} of memory",
+            output::table(&rows),
+            self.method,
+            self.models.join(", "),
+            self.weights.len(),
+            HumanBytes(self.bytes),
+            self.files.len(),
+            HumanBytes(self.memory)
+        )
+    }
+}
+
+/// Where the models of a recipe lie; hub ids are downloaded.
+fn directories(recipe: &Recipe) -> Result<BTreeMap<ModelRef, PathBuf>> {
+    let tokenizer = match recipe.tokenizer.as_ref().map(|tokenizer| &tokenizer.source) {
+        Some(Vocabulary::Of(model)) => Some(model),
+        _ => None,
+    };
+    let resolve = |name: &ModelRef| {
+        if let Some(adapter) = &name.adapter {
+            let model = &name.model;
+            return Err(Error::InvalidConfig(format!(
+                "{name}: put the adapter into its model first, `peft merge-adapter --model {model} --adapter {adapter} --out DIR`, and name \
+                 DIR in the recipe"
+            )));
+        }
+        Ok((name.clone(), hub::resolve(Path::new(&name.model), Kind::Model)?.dir))
+    };
+    recipe.models().into_iter().chain(tokenizer).map(resolve).collect()
+}
+
+/// A number of bytes as people write it: 300MB, 5GB, or without a unit.
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" | "B" => 1.0,
+        "K" | "KB" => 1e3,
+        "M" | "MB" => 1e6,
+        "G" | "GB" => 1e9,
+        unit => return Err(format!("`{unit}` is no unit; use KB, MB or GB")),
+    };
+    let number: f64 = digits.parse().map_err(|_| "a number with a unit, such as 5GB".to_owned())?;
+    match (number * factor) as u64 {
+        0 => Err("must be above zero".into()),
+        bytes => Ok(bytes),
+    }
+}

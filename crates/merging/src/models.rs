@@ -1,0 +1,99 @@
+//! The models of a recipe, opened.
+
+use crate::layers::Layers;
+use crate::recipe::ModelRef;
+use crate::tokenizer::Tokenizer;
+use peft_core::files::{Checkpoint, TensorInfo, read_json};
+use peft_core::{Error, Result};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// A checkpoint that takes part in a merge.
+#[derive(Debug)]
+pub struct Model {
+    /// How the recipe calls it.
+    pub name: ModelRef,
+    /// Its directory.
+    pub dir: PathBuf,
+    /// Its weights.
+    pub checkpoint: Checkpoint,
+    /// Its weights by layer.
+    pub layers: Layers,
+    /// Its `config.json`; null if there is none.
+    pub config: Value,
+    /// Its vocabulary; `None` if it has no `tokenizer.json`.
+    pub tokenizer: Option<Tokenizer>,
+}
+
+/// The heads that may share the embedding's weight.
+const HEADS: [&str; 3] = ["lm_head.weight", "embed_out.weight", "output_layer.weight"];
+/// The embeddings that they share.
+const EMBEDDINGS: [&str; 6] =
+    ["embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "tok_embeddings.weight", "shared.weight"];
+/// Weights with a row for each token, besides.
+const TOKEN_BIASES: [&str; 3] = ["lm_head.bias", "cls.predictions.bias", "vocab_projector.bias"];
+const TOKEN_HEADS: [&str; 3] = ["lm_head.decoder.weight", "cls.predictions.decoder.weight", "vocab_projector.weight"];
+
+/// Whether a weight has a row for each token.
+pub fn is_by_token(key: &str) -> bool {
+    HEADS.iter().chain(&EMBEDDINGS).chain(&TOKEN_BIASES).chain(&TOKEN_HEADS).any(|name| ends_with_name(key, name))
+}
+
+/// Whether a weight is the head of a language model.
+pub fn is_head(key: &str) -> bool {
+    HEADS.iter().any(|name| ends_with_name(key, name))
+}
+
+fn ends_with_name(key: &str, name: &str) -> bool {
+    key.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+impl Model {
+    /// Opens the checkpoint in `dir`.
+    ///
+    /// # Errors
+    /// Whatever [`Checkpoint::open`] says; [`Error::File`] for a `config.json` or `tokenizer.json` that cannot be understood.
+    pub fn open(name: ModelRef, dir: &Path) -> Result<Self> {
+        let checkpoint = Checkpoint::open(dir)?;
+        let layers = Layers::of(checkpoint.keys());
+        let file = dir.join("config.json");
+        let config = if file.exists() { read_json(&file)? } else { Value::Null };
+        let tokenizer = Tokenizer::read(dir)?;
+        Ok(Self { name, dir: dir.into(), checkpoint, layers, config, tokenizer })
+    }
+
+    /// The key under which a weight is stored: its own, or the embedding's for a head that shares it.
+    pub fn stored_key<'a>(&'a self, key: &'a str) -> Option<&'a str> {
+        if self.checkpoint.contains(key) {
+            return Some(key);
+        }
+        let embedding = |key: &&str| EMBEDDINGS.iter().any(|name| ends_with_name(key, name));
+        is_head(key).then(|| self.checkpoint.keys().find(embedding)).flatten()
+    }
+
+    /// Type and shape of a stored weight.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if there is none.
+    pub fn info(&self, key: &str) -> Result<&TensorInfo> {
+        self.checkpoint.info(key).ok_or_else(|| Error::Tensor {
+            file: self.dir.clone(),
+            key: key.into(),
+            expected: "a tensor".into(),
+            found: "nothing".into(),
+        })
+    }
+}
+
+/// Opens all models of a recipe, whose directories `dirs` gives.
+///
+/// # Errors
+/// As [`Model::open`]; [`Error::InvalidConfig`] for a model without a directory.
+pub fn open_all(names: &[&ModelRef], dirs: &BTreeMap<ModelRef, PathBuf>) -> Result<Vec<Model>> {
+    let open = |name: &&ModelRef| {
+        let dir = dirs.get(*name).ok_or_else(|| Error::InvalidConfig(format!("no directory is given for {name}")))?;
+        Model::open((*name).clone(), dir)
+    };
+    names.iter().map(open).collect()
+}

@@ -1,0 +1,339 @@
+//! What a merge computes: each weight of the result, from where, and how.
+
+use crate::alignment::{Alignment, Table, embedding_rows};
+use crate::layers::{Place, depth, is_before_layers, is_ignored, key_of, place, suffixes};
+use crate::method::{BaseUse, Values};
+use crate::models::{Model, is_by_token, open_all};
+use crate::recipe::{ModelRef, Recipe, Slice, Vocabulary};
+use crate::rules::Rule;
+use crate::settings::{Asked, resolve};
+use crate::source::{Numbers, Source, Stored};
+use crate::tokenizer::Tokenizer;
+use peft_core::files::{Dtype, TensorInfo};
+use peft_core::{Error, Result};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+/// A merge that is ready to run.
+#[derive(Debug)]
+pub struct Plan {
+    /// What was asked for.
+    pub recipe: Recipe,
+    /// The models that take part; the first gives the configuration and the tokenizer.
+    pub models: Vec<Model>,
+    /// The weights of the result.
+    pub weights: Vec<Weight>,
+    /// The vocabulary of the result, where it is made anew.
+    pub alignment: Option<Alignment>,
+    /// What random numbers start from.
+    pub seed: u64,
+}
+
+/// One weight of the result.
+#[derive(Debug)]
+pub struct Weight {
+    /// Its name.
+    pub name: String,
+    /// Its type and shape.
+    pub info: TensorInfo,
+    /// Its inputs; the base, where it is told apart, comes last.
+    pub inputs: Vec<Input>,
+    /// Whether the last input is a base that is told apart.
+    pub has_base: bool,
+    /// Whether it has a row for each token, which are brought to one vocabulary.
+    pub aligned: bool,
+    /// How it is merged; `None` for integers, which are copied.
+    pub rule: Option<Box<dyn Rule>>,
+}
+
+/// A weight of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Input {
+    /// The model's number.
+    pub model: usize,
+    /// The key under which it is stored.
+    pub key: String,
+}
+
+/// A weight of the result that is to be planned.
+struct Site<'r> {
+    name: String,
+    slice: &'r Slice,
+    /// How far it is from the first layer to the last.
+    depth: f64,
+    /// Its key in each source of the slice.
+    keys: Vec<String>,
+}
+
+impl Plan {
+    /// Opens the models, whose directories `dirs` gives, and plans each weight. No weight is read.
+    ///
+    /// # Errors
+    /// Whatever opening a model says; [`Error::Tensor`] for a weight that a model lacks or has in another shape or in a type that
+    /// cannot be merged; [`Error::InvalidConfig`] for settings that are missing or out of range, layers that do not exist, and
+    /// vocabularies that differ without a word about it in the recipe.
+    pub fn new(recipe: Recipe, dirs: &BTreeMap<ModelRef, PathBuf>, seed: u64) -> Result<Self> {
+        let models = open_all(&recipe.models(), dirs)?;
+        let extra = match recipe.tokenizer.as_ref().map(|tokenizer| &tokenizer.source) {
+            Some(Vocabulary::Of(model)) if !models.iter().any(|m| m.name == *model) => {
+                dirs.get(model).map(|dir| Tokenizer::read(dir)).transpose()?.flatten()
+            }
+            _ => None,
+        };
+        let alignment = Alignment::new(&recipe, &models, extra)?;
+        if alignment.is_none() {
+            check_tokenizers(&models)?;
+        }
+        let planner = Planner { recipe: &recipe, models: &models, alignment: alignment.as_ref(), seed };
+        let weights = planner.sites()?.into_iter().map(|site| planner.weight(site)).collect::<Result<Vec<_>>>()?;
+        Ok(Self { models, weights, alignment, seed, recipe })
+    }
+
+    /// The inputs of a weight, ready to be read: the base, if it is told apart, and the others.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] if the recipe takes a token's row from a model that lacks it.
+    pub fn sources<'a>(&'a self, weight: &'a Weight) -> Result<(Option<Source<'a>>, Vec<Source<'a>>)> {
+        let stored = |input: &Input| -> Result<Stored<'a>> {
+            let model = &self.models[input.model];
+            Ok(Stored { dtype: model.info(&input.key)?.dtype, bytes: model.checkpoint.bytes(&input.key)? })
+        };
+        let label = |input: &Input| format!("{}: tensor `{}`", self.models[input.model].name, input.key);
+        let mut sources = Vec::with_capacity(weight.inputs.len());
+        match &self.alignment {
+            Some(alignment) if weight.aligned => {
+                let table = |input: &'a Input| -> Result<Table<'a>> {
+                    let model = &self.models[input.model];
+                    Ok(Table { index: input.model, model, info: model.info(&input.key)?, stored: stored(input)? })
+                };
+                let tables = weight.inputs.iter().map(table).collect::<Result<Vec<_>>>()?;
+                let base = self.recipe.base.as_ref().and_then(|base| self.models.iter().position(|model| model.name == *base));
+                for (input, rows) in weight.inputs.iter().zip(alignment.rows(&tables, base)?) {
+                    sources.push(Source { label: label(input), numbers: Numbers::Rows(rows) });
+                }
+            }
+            _ => {
+                for input in &weight.inputs {
+                    sources.push(Source { label: label(input), numbers: Numbers::Stored(stored(input)?) });
+                }
+            }
+        }
+        let base = if weight.has_base { sources.pop() } else { None };
+        Ok((base, sources))
+    }
+
+    /// The number of bytes of all weights of the result.
+    pub fn bytes(&self) -> u64 {
+        self.weights.iter().map(Weight::num_bytes).sum()
+    }
+
+    /// The layers of the result, where the recipe lists slices.
+    pub fn layers(&self) -> Option<usize> {
+        let lengths = self.recipe.slices.iter().map(|slice| slice.sources.first()?.layers.as_ref().map(ExactSizeIterator::len));
+        lengths.sum()
+    }
+}
+
+impl Weight {
+    /// The number of bytes it takes in a file.
+    pub fn num_bytes(&self) -> u64 {
+        self.info.num_bytes().unwrap_or(0) as u64
+    }
+}
+
+/// What planning a weight looks at.
+struct Planner<'r> {
+    recipe: &'r Recipe,
+    models: &'r [Model],
+    alignment: Option<&'r Alignment>,
+    seed: u64,
+}
+
+impl<'r> Planner<'r> {
+    fn model(&self, name: &ModelRef) -> (usize, &'r Model) {
+        // All models that the recipe names were opened.
+        let index = self.models.iter().position(|model| model.name == *name).unwrap_or(0);
+        (index, &self.models[index])
+    }
+
+    fn sites(&self) -> Result<Vec<Site<'r>>> {
+        let mut sites = Vec::new();
+        match self.recipe.slices.as_slice() {
+            [slice] if slice.sources.iter().all(|source| source.layers.is_none()) => self.whole(slice, &mut sites)?,
+            slices => self.stacked(slices, &mut sites)?,
+        }
+        Ok(sites)
+    }
+
+    /// Whole models: every weight that any of them has.
+    fn whole(&self, slice: &'r Slice, sites: &mut Vec<Site<'r>>) -> Result<()> {
+        let models: Vec<&Model> = slice.sources.iter().map(|source| self.model(&source.model).1).collect();
+        for key in self.union(&models, |_| true) {
+            let depth = match place(key) {
+                Some(place) => depth(place.layer, models[0].layers.count(place.prefix)),
+                None => 0.0,
+            };
+            sites.push(self.site(key, slice, depth, &models, &vec![key.to_owned(); models.len()])?);
+        }
+        Ok(())
+    }
+
+    /// Layers one slice after the other; what comes before them from the first slice, what comes after from the last.
+    fn stacked(&self, slices: &'r [Slice], sites: &mut Vec<Site<'r>>) -> Result<()> {
+        let mut layer = 0;
+        for (i, slice) in slices.iter().enumerate() {
+            let models: Vec<&Model> = slice.sources.iter().map(|source| self.model(&source.model).1).collect();
+            for (position, wanted) in [(0, true), (slices.len() - 1, false)] {
+                if i == position {
+                    for key in self.union(&models, |key| place(key).is_none() && is_before_layers(key) == wanted) {
+                        sites.push(self.site(key, slice, 0.0, &models, &vec![key.to_owned(); models.len()])?);
+                    }
+                }
+            }
+            let ranges = slice.sources.iter().map(|source| source.layers.clone().unwrap_or(0..0)).collect::<Vec<_>>();
+            let prefixes = models.iter().zip(&ranges).map(|(model, range)| stack_of(model, range.end)).collect::<Result<Vec<_>>>()?;
+            for offset in 0..ranges[0].len() {
+                let at = depth(offset, ranges[0].len());
+                let layers: Vec<usize> = ranges.iter().map(|range| range.start + offset).collect();
+                let names: BTreeSet<&str> =
+                    models.iter().zip(&layers).flat_map(|(m, layer)| suffixes(m.checkpoint.keys(), *layer)).collect();
+                for suffix in names {
+                    let name = key_of(&Place { prefix: prefixes[0], layer, suffix });
+                    let keys: Vec<String> =
+                        prefixes.iter().zip(&layers).map(|(prefix, layer)| key_of(&Place { prefix, layer: *layer, suffix })).collect();
+                    sites.push(self.site(&name, slice, at, &models, &keys)?);
+                }
+                layer += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn union<'m>(&self, models: &[&'m Model], wanted: impl Fn(&str) -> bool) -> BTreeSet<&'m str> {
+        models.iter().flat_map(|model| model.checkpoint.keys()).filter(|key| !is_ignored(key) && wanted(key)).collect()
+    }
+
+    fn site(&self, name: &str, slice: &'r Slice, depth: f64, models: &[&Model], keys: &[String]) -> Result<Site<'r>> {
+        let stored = models.iter().zip(keys).map(|(model, key)| {
+            let found = model.stored_key(key).map(str::to_owned);
+            found.ok_or_else(|| {
+                let other = models.iter().zip(keys).find(|(other, key)| other.checkpoint.contains(key));
+                let other = other.map_or_else(String::new, |(other, _)| format!(", as {} has it", other.name));
+                Error::Tensor { file: model.dir.clone(), key: key.clone(), expected: format!("a tensor{other}"), found: "nothing".into() }
+            })
+        });
+        Ok(Site { name: name.into(), slice, depth, keys: stored.collect::<Result<_>>()? })
+    }
+
+    fn weight(&self, site: Site) -> Result<Weight> {
+        let sources = &site.slice.sources;
+        let mut inputs: Vec<Input> =
+            sources.iter().zip(&site.keys).map(|(source, key)| Input { model: self.model(&source.model).0, key: key.clone() }).collect();
+        let base = self.recipe.base_of(site.slice).filter(|_| self.recipe.method.base != BaseUse::Ordinary);
+        let base = base.and_then(|base| sources.iter().position(|source| source.model == *base));
+        let aligned = self.alignment.is_some() && is_by_token(&site.name);
+        let info = self.info(&site, &inputs, aligned)?;
+        let floating = is_floating(info.dtype);
+        let rule = floating.then(|| self.rule(&site, base)).transpose()?;
+        if let Some(base) = base {
+            let base = inputs.remove(base);
+            inputs.push(base);
+        }
+        Ok(Weight { info, inputs, has_base: base.is_some(), aligned, rule, name: site.name })
+    }
+
+    fn rule(&self, site: &Site, base: Option<usize>) -> Result<Box<dyn Rule>> {
+        let Site { slice, depth, keys, name } = site;
+        let method = self.recipe.method;
+        let shared = Asked { method, name, depth: *depth, scopes: &[&slice.parameters, &self.recipe.parameters], model: None };
+        let others = slice.sources.iter().zip(keys).enumerate().filter(|(i, _)| Some(*i) != base);
+        let models = others.map(|(_, (source, key))| {
+            let scopes = [&source.parameters, &slice.parameters, &self.recipe.parameters];
+            resolve(&Asked { method, name: key, depth: *depth, scopes: &scopes, model: Some(&source.model) })
+        });
+        let values = Values { shared: resolve(&shared)?, models: models.collect::<Result<_>>()?, seed: self.seed };
+        method.rule(&values).map_err(|e| match e {
+            Error::InvalidConfig(reason) => Error::InvalidConfig(format!("`{name}`: {reason}")),
+            e => e,
+        })
+    }
+
+    /// Type and shape of the result, if the inputs agree.
+    fn info(&self, site: &Site, inputs: &[Input], aligned: bool) -> Result<TensorInfo> {
+        let infos = inputs.iter().map(|input| self.models[input.model].info(&input.key)).collect::<Result<Vec<_>>>()?;
+        let first = infos[0];
+        for (input, info) in inputs.iter().zip(&infos) {
+            let model = &self.models[input.model];
+            let mismatch =
+                |expected: String, found: String| Error::Tensor { file: model.dir.clone(), key: input.key.clone(), expected, found };
+            let skip = usize::from(aligned);
+            if info.shape.len() != first.shape.len() || info.shape.iter().skip(skip).ne(first.shape.iter().skip(skip)) {
+                let mut expected = format!("shape {:?} as in {}", first.shape, self.models[inputs[0].model].name);
+                if !aligned && is_by_token(&site.name) {
+                    expected += " (or a tokenizer_source in the recipe, which brings vocabularies together)";
+                }
+                return Err(mismatch(expected, format!("shape {:?}", info.shape)));
+            }
+            if is_floating(info.dtype) != is_floating(first.dtype) || (!is_floating(info.dtype) && info.dtype != first.dtype) {
+                return Err(mismatch(format!("{} as in {}", first.dtype, self.models[inputs[0].model].name), info.dtype.to_string()));
+            }
+            if !is_floating(info.dtype) && !is_integer(info.dtype) {
+                return Err(mismatch("f32, f16 or bf16".into(), info.dtype.to_string()));
+            }
+        }
+        let dtype = match self.recipe.out_dtype.or(self.recipe.dtype) {
+            Some(dtype) if is_floating(first.dtype) => dtype,
+            _ => infos.iter().map(|info| info.dtype).reduce(promoted).unwrap_or(first.dtype),
+        };
+        let mut shape = first.shape.clone();
+        if let (true, Some(alignment), Some(rows)) = (aligned, self.alignment, shape.first_mut()) {
+            *rows = alignment.rows;
+        }
+        Ok(TensorInfo { dtype, shape })
+    }
+}
+
+/// The only stack of layers of a model, if it has the first `end` of them.
+fn stack_of(model: &Model, end: usize) -> Result<&str> {
+    let (prefix, count) = model.layers.only().map_err(|stacks| {
+        let stacks = if stacks.is_empty() { "none".into() } else { stacks.join(", ") };
+        Error::InvalidConfig(format!("{}: slices need a model with one stack of layers, this one has: {stacks}", model.name))
+    })?;
+    match end <= count {
+        true => Ok(prefix),
+        false => Err(Error::InvalidConfig(format!("layer_range: {} has {count} layers, the slice ends at {end}", model.name))),
+    }
+}
+
+fn is_floating(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16)
+}
+
+fn is_integer(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::BOOL | Dtype::U8 | Dtype::I8 | Dtype::I16 | Dtype::U16 | Dtype::I32 | Dtype::U32 | Dtype::I64 | Dtype::U64)
+}
+
+/// The type that holds the numbers of both.
+fn promoted(a: Dtype, b: Dtype) -> Dtype {
+    match (a, b) {
+        (a, b) if a == b => a,
+        (Dtype::F64, _) | (_, Dtype::F64) => Dtype::F64,
+        _ => Dtype::F32,
+    }
+}
+
+/// Rows with the same number must mean the same token.
+fn check_tokenizers(models: &[Model]) -> Result<()> {
+    let with = models.iter().filter_map(|model| Some((model, model.tokenizer.as_ref()?))).collect::<Vec<_>>();
+    let Some((first, tokenizer)) = with.first() else { return Ok(()) };
+    for (model, other) in &with[1..] {
+        let rows = embedding_rows(first).min(embedding_rows(model));
+        if let Some(difference) = tokenizer.difference(other, rows) {
+            return Err(Error::InvalidConfig(format!(
+                "the tokenizers of {} and {} differ: {difference}; say which tokens the result has: tokenizer_source: base, union, or a model",
+                first.name, model.name
+            )));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,317 @@
+//! Recipes as mergekit reads them.
+
+mod reference;
+mod setting;
+mod tokens;
+
+use crate::method::{BaseUse, METHODS, Method};
+use peft_core::files::{Dtype, read_text};
+use peft_core::{Error, Result};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+
+pub use reference::ModelRef;
+pub use setting::Setting;
+pub use tokens::{TokenSource, TokenizerRecipe, Vocabulary};
+
+/// What is set, by the name of the parameter.
+pub type Settings = BTreeMap<String, Setting>;
+
+/// What to merge and how.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// The recipe as it was written.
+    pub text: String,
+    /// How each weight is merged.
+    pub method: &'static Method,
+    /// The model that others are compared with, and whose configuration the result has.
+    pub base: Option<ModelRef>,
+    /// What the layers of the result are made of, in their order.
+    pub slices: Vec<Slice>,
+    /// What holds where a slice or a model says nothing else.
+    pub parameters: Settings,
+    /// The type of the result, unless `out_dtype` says otherwise.
+    pub dtype: Option<Dtype>,
+    /// The type of the result.
+    pub out_dtype: Option<Dtype>,
+    /// The vocabulary of the result; `None` if all models have the same.
+    pub tokenizer: Option<TokenizerRecipe>,
+    /// A chat template for the result.
+    pub chat_template: Option<String>,
+}
+
+/// Consecutive layers of the result.
+#[derive(Clone, Debug)]
+pub struct Slice {
+    /// Where each input has them.
+    pub sources: Vec<SliceSource>,
+    /// Another base than the recipe's.
+    pub base: Option<ModelRef>,
+    /// What holds where a model says nothing else.
+    pub parameters: Settings,
+}
+
+/// The layers of one model.
+#[derive(Clone, Debug)]
+pub struct SliceSource {
+    /// The model.
+    pub model: ModelRef,
+    /// Its layers; `None` for all.
+    pub layers: Option<Range<usize>>,
+    /// What holds for this model.
+    pub parameters: Settings,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    merge_method: String,
+    base_model: Option<ModelRef>,
+    models: Option<Vec<FileModel>>,
+    slices: Option<Vec<FileSlice>>,
+    modules: Option<BTreeMap<String, FileModule>>,
+    parameters: Option<Settings>,
+    dtype: Option<String>,
+    out_dtype: Option<String>,
+    tokenizer_source: Option<Vocabulary>,
+    tokenizer: Option<TokenizerRecipe>,
+    chat_template: Option<String>,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileModel {
+    model: ModelRef,
+    parameters: Option<Settings>,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileSlice {
+    sources: Vec<FileSource>,
+    base_model: Option<ModelRef>,
+    /// Never had an effect in mergekit either.
+    #[serde(rename = "residual_weight")]
+    _residual_weight: Option<f64>,
+    parameters: Option<Settings>,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileSource {
+    model: ModelRef,
+    layer_range: [usize; 2],
+    parameters: Option<Settings>,
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileModule {
+    models: Option<Vec<FileModel>>,
+    slices: Option<Vec<FileSlice>>,
+    parameters: Option<Settings>,
+}
+
+impl Recipe {
+    /// Reads a recipe file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be read; [`Error::File`] as [`parse`](Self::parse) says.
+    pub fn read(file: &Path) -> Result<Self> {
+        Self::parse(&read_text(file)?).map_err(|e| Error::file(file, reason(e)))
+    }
+
+    /// Understands a recipe.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] for what is no recipe: an unknown field, method, parameter or type, models and slices at once, a base
+    /// that the method lacks, too few or too many models.
+    pub fn parse(text: &str) -> Result<Self> {
+        let file: File = serde_saphyr::from_str(text).map_err(|e| wrong(e.to_string().trim_end()))?;
+        let method = Method::named(&file.merge_method)?;
+        let top = file.parameters.unwrap_or_default();
+        let (slices, parameters) = slices(file.models, file.slices, file.modules, &top)?;
+        let tokenizer = match (file.tokenizer_source, file.tokenizer) {
+            (Some(_), Some(_)) => return Err(wrong("tokenizer_source and tokenizer exclude each other: give tokenizer.source")),
+            (Some(source), None) => Some(TokenizerRecipe::of(source)),
+            (None, tokenizer) => tokenizer,
+        };
+        let mut recipe = Self {
+            text: text.into(),
+            method,
+            base: file.base_model,
+            slices,
+            parameters,
+            dtype: file.dtype.map(|name| dtype("dtype", &name)).transpose()?,
+            out_dtype: file.out_dtype.map(|name| dtype("out_dtype", &name)).transpose()?,
+            tokenizer,
+            chat_template: file.chat_template.filter(|template| !template.is_empty()),
+        };
+        recipe.append_base();
+        recipe.check()?;
+        Ok(recipe)
+    }
+
+    /// All models that take part, each once, the base first.
+    pub fn models(&self) -> Vec<&ModelRef> {
+        let sources = self.slices.iter().flat_map(|slice| slice.base.iter().chain(slice.sources.iter().map(|source| &source.model)));
+        let mut models: Vec<&ModelRef> = Vec::new();
+        for model in self.base.iter().chain(sources) {
+            if !models.contains(&model) {
+                models.push(model);
+            }
+        }
+        models
+    }
+
+    /// The models that a slice is made of, its base included, and that base.
+    pub fn base_of<'a>(&'a self, slice: &'a Slice) -> Option<&'a ModelRef> {
+        slice.base.as_ref().or(self.base.as_ref())
+    }
+
+    /// A base that is named, but not listed, takes part all the same.
+    fn append_base(&mut self) {
+        let Some(base) = &self.base else { return };
+        for slice in &mut self.slices {
+            let whole = slice.sources.iter().all(|source| source.layers.is_none());
+            if whole && !slice.sources.iter().any(|source| source.model == *base) {
+                slice.sources.push(SliceSource { model: base.clone(), layers: None, parameters: Settings::new() });
+            }
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        for slice in &self.slices {
+            self.check_slice(slice)?;
+        }
+        let settings = self.slices.iter().flat_map(|slice| slice.sources.iter().map(|s| &s.parameters).chain([&slice.parameters]));
+        settings.chain([&self.parameters]).flat_map(BTreeMap::keys).try_for_each(|name| self.check_name(name))
+    }
+
+    fn check_slice(&self, slice: &Slice) -> Result<()> {
+        let Method { name, base, models: (least, most), .. } = *self.method;
+        for (i, source) in slice.sources.iter().enumerate() {
+            if slice.sources[..i].iter().any(|other| other.model == source.model) {
+                return Err(wrong(format!("{} is listed twice", source.model)));
+            }
+        }
+        let told_apart = base != BaseUse::Ordinary;
+        let known = self.base_of(slice).filter(|base| slice.sources.iter().any(|source| source.model == **base));
+        match self.base_of(slice) {
+            None if base == BaseUse::Needed => return Err(wrong(format!("{name} needs a base_model"))),
+            Some(base) if told_apart && known.is_none() => {
+                return Err(wrong(format!("{name} needs the base_model {base} among the sources of each slice")));
+            }
+            _ => {}
+        }
+        let count = slice.sources.len() - usize::from(told_apart && known.is_some());
+        if (least..=most).contains(&count) {
+            return Ok(());
+        }
+        let beside = if told_apart { " beside the base_model" } else { "" };
+        let asked = match most {
+            usize::MAX => format!("at least {least}"),
+            _ if least == most => least.to_string(),
+            _ => format!("{least} to {most}"),
+        };
+        Err(wrong(format!("{name} takes {asked} model{}{beside}, not {count}", if least == 1 && most == 1 { "" } else { "s" })))
+    }
+
+    /// A name of another method is a leftover; one of no method is a mistake.
+    fn check_name(&self, name: &str) -> Result<()> {
+        if self.method.parameters.iter().any(|parameter| parameter.name == name) {
+            return Ok(());
+        }
+        if METHODS.iter().flat_map(|method| method.parameters).any(|parameter| parameter.name == name) {
+            tracing::warn!("{} has no parameter `{name}`; it is not used", self.method.name);
+            return Ok(());
+        }
+        let known: Vec<_> = self.method.parameters.iter().map(|parameter| parameter.name).collect();
+        let known = if known.is_empty() { "none".into() } else { known.join(", ") };
+        Err(wrong(format!("parameters: {} has no `{name}`; it has: {known}", self.method.name)))
+    }
+}
+
+/// The slices of a recipe, and the parameters that hold for all of them.
+fn slices(
+    models: Option<Vec<FileModel>>,
+    slices: Option<Vec<FileSlice>>,
+    modules: Option<BTreeMap<String, FileModule>>,
+    top: &Settings,
+) -> Result<(Vec<Slice>, Settings)> {
+    let models = models.filter(|models| !models.is_empty());
+    let sliced = slices.filter(|slices| !slices.is_empty());
+    match (models, sliced, modules.filter(|modules| !modules.is_empty())) {
+        (Some(models), None, None) => {
+            let source = |m: FileModel| SliceSource { model: m.model, layers: None, parameters: m.parameters.unwrap_or_default() };
+            let sources = models.into_iter().map(source).collect();
+            Ok((vec![Slice { sources, base: None, parameters: Settings::new() }], top.clone()))
+        }
+        (None, Some(list), None) => Ok((list.into_iter().map(slice).collect::<Result<_>>()?, top.clone())),
+        (None, None, Some(modules)) => {
+            let names: Vec<_> = modules.keys().cloned().collect();
+            let [(name, module)] = <[_; 1]>::try_from(modules.into_iter().collect::<Vec<_>>())
+                .map_err(|_| wrong(format!("modules: one module, `default`, can be merged, not {}", names.join(", "))))?;
+            if name != "default" {
+                return Err(wrong(format!("modules: only the module `default` can be merged, not `{name}`; use models or slices")));
+            }
+            let mut parameters = top.clone();
+            parameters.extend(module.parameters.unwrap_or_default());
+            slices_of_module(module.models, module.slices, parameters)
+        }
+        _ => Err(wrong("give exactly one of models, slices and modules")),
+    }
+}
+
+fn slices_of_module(
+    models: Option<Vec<FileModel>>,
+    sliced: Option<Vec<FileSlice>>,
+    parameters: Settings,
+) -> Result<(Vec<Slice>, Settings)> {
+    slices(models, sliced, None, &parameters)
+}
+
+fn slice(slice: FileSlice) -> Result<Slice> {
+    let source = |source: FileSource| {
+        let [first, end] = source.layer_range;
+        if first >= end {
+            return Err(wrong(format!("{}: layer_range [{first}, {end}] holds no layer", source.model)));
+        }
+        Ok(SliceSource { model: source.model, layers: Some(first..end), parameters: source.parameters.unwrap_or_default() })
+    };
+    let sources: Vec<SliceSource> = slice.sources.into_iter().map(source).collect::<Result<_>>()?;
+    let lengths: Vec<usize> = sources.iter().filter_map(|source| source.layers.as_ref()).map(ExactSizeIterator::len).collect();
+    if lengths.is_empty() {
+        return Err(wrong("a slice has no sources"));
+    }
+    if lengths.iter().any(|length| *length != lengths[0]) {
+        let ranges: Vec<_> = sources.iter().filter_map(|s| Some(format!("{} {:?}", s.model, s.layers.as_ref()?))).collect();
+        return Err(wrong(format!("the layer_ranges of a slice must be of equal length: {}", ranges.join(", "))));
+    }
+    Ok(Slice { sources, base: slice.base_model, parameters: slice.parameters.unwrap_or_default() })
+}
+
+fn dtype(field: &str, name: &str) -> Result<Dtype> {
+    match name.trim_start_matches("torch.") {
+        "float32" => Ok(Dtype::F32),
+        "bfloat16" => Ok(Dtype::BF16),
+        "float16" => Ok(Dtype::F16),
+        "float64" => Ok(Dtype::F64),
+        _ => Err(wrong(format!("{field}: `{name}` is none of float32, bfloat16, float16 and float64"))),
+    }
+}
+
+/// A mistake in a recipe.
+fn wrong(reason: impl ToString) -> Error {
+    Error::InvalidConfig(reason.to_string())
+}
+
+/// What is wrong, without the words that a file's name takes the place of.
+fn reason(error: Error) -> String {
+    match error {
+        Error::InvalidConfig(reason) => reason,
+        error => error.to_string(),
+    }
+}

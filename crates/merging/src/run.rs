@@ -1,0 +1,190 @@
+//! Computing a merge and writing it, file by file.
+
+use crate::plan::{Plan, Weight};
+use crate::source::{Numbers, Source};
+use crate::stack::{Output, Stack};
+use peft_core::files::{Checkpoint, INDEX_FILE, MODEL_FILE, TensorSource, pytorch_metadata, write_atomic, write_safetensors};
+use peft_core::{Error, Result};
+use serde_json::json;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::mpsc::sync_channel;
+use std::thread;
+
+/// A file of the result.
+#[derive(Debug)]
+pub struct Shard<'a> {
+    /// Its name.
+    pub name: String,
+    /// Its weights, in the order of the file.
+    pub weights: Vec<&'a Weight>,
+}
+
+impl Plan {
+    /// The files of the result, none of which has more than `max_bytes` of weights but for a single larger one.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] for a limit of zero.
+    pub fn shards(&self, max_bytes: u64) -> Result<Vec<Shard<'_>>> {
+        if max_bytes == 0 {
+            return Err(Error::InvalidConfig("the largest size of a checkpoint file must be above zero".into()));
+        }
+        let (mut groups, mut size) = (vec![Vec::new()], 0u64);
+        for weight in &self.weights {
+            let bytes = weight.num_bytes();
+            if size > 0 && size.saturating_add(bytes) > max_bytes {
+                groups.push(Vec::new());
+                size = 0;
+            }
+            size += bytes;
+            groups.last_mut().expect("never empty").push(weight);
+        }
+        let count = groups.len();
+        let shards = groups.into_iter().enumerate().map(|(i, mut weights)| {
+            // As `write_safetensors` orders them, so that each is ready when its turn comes.
+            weights.sort_by(|a, b| b.info.dtype.cmp(&a.info.dtype).then_with(|| a.name.cmp(&b.name)));
+            let name = if count == 1 { MODEL_FILE.into() } else { format!("model-{:05}-of-{count:05}.safetensors", i + 1) };
+            Shard { name, weights }
+        });
+        Ok(shards.collect())
+    }
+
+    /// About how many bytes of memory the merge takes at most: two weights of the result, the one that is computed and the one that is
+    /// written, and for each thread some blocks of every input.
+    ///
+    /// # Errors
+    /// As [`shards`](Self::shards).
+    pub fn memory(&self, max_bytes: u64) -> Result<u64> {
+        let shards = self.shards(max_bytes)?;
+        let pair = |pair: &[&Weight]| pair.iter().map(|weight| weight.num_bytes()).sum::<u64>();
+        let pairs = shards.iter().flat_map(|shard| shard.weights.windows(2).map(pair).chain(shard.weights.first().map(|w| w.num_bytes())));
+        let inputs = self.weights.iter().map(|weight| weight.inputs.len()).max().unwrap_or(0) as u64;
+        let row = self.weights.iter().map(|weight| weight.info.shape.last().copied().unwrap_or(1)).max().unwrap_or(1);
+        let block = 4 * Stack::block_len(row) as u64;
+        Ok(pairs.max().unwrap_or(0) + rayon::current_num_threads() as u64 * (3 * inputs + 2) * block)
+    }
+
+    /// Computes the files that `dir` lacks and writes each under its name when it is complete, and then the index if there are several.
+    /// A file that is there is kept: it must come from the same plan.
+    ///
+    /// `progress` is told the bytes of each weight that is done.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] naming a weight of an input that holds no number; [`Error::Tensor`] for integers that differ between models;
+    /// [`Error::Io`] if a file cannot be written, of which nothing is left then.
+    pub fn write(&self, dir: &Path, max_shard_bytes: u64, progress: &(dyn Fn(u64) + Sync)) -> Result<u64> {
+        let shards = self.shards(max_shard_bytes)?;
+        for shard in &shards {
+            let path = dir.join(&shard.name);
+            if path.exists() {
+                check_kept(&path, shard)?;
+                progress(shard.weights.iter().map(|weight| weight.num_bytes()).sum());
+            } else {
+                self.write_shard(&path, shard, progress)?;
+            }
+        }
+        if shards.len() > 1 {
+            write_index(dir, &shards, self.bytes())?;
+        }
+        Ok(self.bytes())
+    }
+
+    /// One thread computes a weight while the other writes the one before: no more than two are in memory.
+    fn write_shard(&self, path: &Path, shard: &Shard, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
+        thread::scope(|scope| {
+            let (send, receive) = sync_channel(0);
+            scope.spawn(move || {
+                for weight in &shard.weights {
+                    let computed = self.compute(weight);
+                    let failed = computed.is_err();
+                    if send.send(computed).is_err() || failed {
+                        break;
+                    }
+                }
+            });
+            let receive = receive;
+            let source = |weight: &&Weight| {
+                let receive = &receive;
+                let bytes = weight.num_bytes();
+                TensorSource::new(&weight.name, weight.info.dtype, &weight.info.shape, move || {
+                    let computed = receive.recv().map_err(|_| Error::file(path, "the computation has ended early"))?;
+                    progress(bytes);
+                    computed
+                })
+            };
+            let sources: Vec<TensorSource> = shard.weights.iter().map(source).collect();
+            write_safetensors(path, sources, &pytorch_metadata()).map(|_| ())
+        })
+    }
+
+    /// The bytes of one weight of the result.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn compute<'a>(&'a self, weight: &'a Weight) -> Result<Cow<'a, [u8]>> {
+        let computed = match &weight.rule {
+            Some(rule) => self.merge(weight, rule.as_ref()),
+            None => self.copy_integers(weight),
+        };
+        for input in &weight.inputs {
+            self.models[input.model].checkpoint.release(&input.key);
+        }
+        computed
+    }
+
+    fn merge(&self, weight: &Weight, rule: &dyn crate::rules::Rule) -> Result<Cow<'_, [u8]>> {
+        let (base, others) = self.sources(weight)?;
+        let stack = Stack { name: &weight.name, shape: &weight.info.shape, base, others };
+        if let ([Source { numbers: Numbers::Stored(stored), .. }], true) = (stack.others.as_slice(), rule.is_copy())
+            && stored.dtype == weight.info.dtype
+        {
+            stack.check_all()?;
+            return Ok(Cow::Owned(stored.bytes.to_vec()));
+        }
+        let mut out = Output::new(weight.info.dtype, stack.len());
+        rule.merge(&stack, &mut out)?;
+        Ok(Cow::Owned(out.into_bytes()))
+    }
+
+    /// Integers are no quantities that could be averaged: all models must agree.
+    fn copy_integers(&self, weight: &Weight) -> Result<Cow<'_, [u8]>> {
+        let bytes = |i: usize| {
+            let input = &weight.inputs[i];
+            self.models[input.model].checkpoint.bytes(&input.key)
+        };
+        let first = bytes(0)?;
+        for (i, input) in weight.inputs.iter().enumerate().skip(1) {
+            if bytes(i)? != first {
+                let model = &self.models[input.model];
+                return Err(Error::Tensor {
+                    file: model.dir.clone(),
+                    key: input.key.clone(),
+                    expected: format!("the same integers as in {}", self.models[weight.inputs[0].model].name),
+                    found: "others".into(),
+                });
+            }
+        }
+        Ok(Cow::Borrowed(first))
+    }
+}
+
+/// A file from an earlier run holds what this one would write.
+fn check_kept(path: &Path, shard: &Shard) -> Result<()> {
+    let kept = Checkpoint::open_file(path)?;
+    let same =
+        kept.keys().count() == shard.weights.len() && shard.weights.iter().all(|weight| kept.info(&weight.name) == Some(&weight.info));
+    match same {
+        true => Ok(()),
+        false => Err(Error::file(path, "was written by another merge; remove it")),
+    }
+}
+
+fn write_index(dir: &Path, shards: &[Shard], total: u64) -> Result<()> {
+    let entries = shards.iter().flat_map(|shard| shard.weights.iter().map(|weight| (&weight.name, &shard.name)));
+    let weight_map: BTreeMap<&String, &String> = entries.collect();
+    let path = dir.join(INDEX_FILE);
+    let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
+    let text = serde_json::to_string_pretty(&index).map_err(|e| Error::file(&path, e))?;
+    write_atomic(&path, format!("{text}\n").as_bytes())
+}

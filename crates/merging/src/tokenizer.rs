@@ -1,0 +1,162 @@
+//! The tokens of `tokenizer.json`, as far as merging vocabularies needs them.
+
+use peft_core::files::read_json;
+use peft_core::{Error, Result};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+/// The file.
+pub const TOKENIZER_FILE: &str = "tokenizer.json";
+
+/// A vocabulary.
+#[derive(Clone, Debug)]
+pub struct Tokenizer {
+    /// The file's content.
+    pub json: Value,
+    /// The number of each token.
+    pub ids: HashMap<String, usize>,
+}
+
+impl Tokenizer {
+    /// Reads the tokenizer in `dir`; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it is no tokenizer.
+    pub fn read(dir: &Path) -> Result<Option<Self>> {
+        let file = dir.join(TOKENIZER_FILE);
+        if !file.exists() {
+            return Ok(None);
+        }
+        let json: Value = read_json(&file)?;
+        let ids = ids(&json).map_err(|reason| Error::file(&file, reason))?;
+        Ok(Some(Self { json, ids }))
+    }
+
+    /// How many rows an embedding needs: numbers go from 0 to the highest.
+    pub fn rows(&self) -> usize {
+        self.ids.values().max().map_or(0, |id| id + 1)
+    }
+
+    /// Tokens in the order of their numbers.
+    pub fn in_order(&self) -> Vec<(&str, usize)> {
+        let mut tokens: Vec<(&str, usize)> = self.ids.iter().map(|(token, id)| (token.as_str(), *id)).collect();
+        tokens.sort_unstable_by_key(|(token, id)| (*id, *token));
+        tokens
+    }
+
+    /// Drops added tokens whose numbers are beyond the `rows` of the embedding.
+    ///
+    /// # Errors
+    /// A sentence if tokens of the vocabulary itself are beyond.
+    pub fn strip(&mut self, rows: usize) -> Result<(), String> {
+        if self.rows() <= rows {
+            return Ok(());
+        }
+        if let Some(added) = self.json["added_tokens"].as_array_mut() {
+            added.retain(|token| token["id"].as_u64().is_some_and(|id| (id as usize) < rows));
+        }
+        self.ids = ids(&self.json)?;
+        match self.rows() <= rows {
+            true => Ok(()),
+            false => Err(format!("its vocabulary has {} tokens, the embedding {rows} rows", self.rows())),
+        }
+    }
+
+    /// Adds tokens that are not there, with the next free numbers; as the entry that another tokenizer has for an added token, if any.
+    pub fn add(&mut self, token: &str, entry: Option<&Value>) {
+        if self.ids.contains_key(token) {
+            return;
+        }
+        let id = self.rows();
+        let plain =
+            || json!({ "content": token, "single_word": false, "lstrip": false, "rstrip": false, "normalized": true, "special": false });
+        let mut entry = entry.cloned().unwrap_or_else(plain);
+        entry["id"] = id.into();
+        match self.json["added_tokens"].as_array_mut() {
+            Some(added) => added.push(entry),
+            None => self.json["added_tokens"] = json!([entry]),
+        }
+        self.ids.insert(token.into(), id);
+    }
+
+    /// The entry of an added token.
+    pub fn added(&self, token: &str) -> Option<&Value> {
+        self.json["added_tokens"].as_array()?.iter().find(|entry| entry["content"] == token)
+    }
+
+    /// What tells two vocabularies apart, for a person; `None` if they are the same up to `rows` tokens.
+    pub fn difference(&self, other: &Self, rows: usize) -> Option<String> {
+        let below = |tokenizer: &Self| -> BTreeMap<usize, String> {
+            tokenizer.ids.iter().filter(|(_, id)| **id < rows).map(|(token, id)| (*id, token.clone())).collect()
+        };
+        let (ours, theirs) = (below(self), below(other));
+        let differs = ours.keys().chain(theirs.keys()).filter(|id| ours.get(id) != theirs.get(id)).min()?;
+        let name = |token: Option<&String>| token.map_or_else(|| "nothing".into(), |token| format!("`{token}`"));
+        Some(format!("number {differs} is {} in one and {} in the other", name(ours.get(differs)), name(theirs.get(differs))))
+    }
+}
+
+/// Token to number, of the vocabulary and of added tokens.
+fn ids(json: &Value) -> Result<HashMap<String, usize>, String> {
+    let number = |value: &Value| value.as_u64().map(|id| id as usize).ok_or_else(|| format!("{value} is no number of a token"));
+    let mut ids = HashMap::new();
+    match &json["model"]["vocab"] {
+        Value::Object(vocab) => {
+            for (token, id) in vocab {
+                ids.insert(token.clone(), number(id)?);
+            }
+        }
+        // Unigram models list tokens with their scores.
+        Value::Array(vocab) => {
+            for (id, entry) in vocab.iter().enumerate() {
+                let token = entry[0].as_str().ok_or_else(|| format!("entry {id} of model.vocab has no token"))?;
+                ids.insert(token.into(), id);
+            }
+        }
+        _ => return Err("no model.vocab".into()),
+    }
+    for entry in json["added_tokens"].as_array().into_iter().flatten() {
+        let token = entry["content"].as_str().ok_or("an added token has no content")?;
+        ids.insert(token.into(), number(&entry["id"])?);
+    }
+    Ok(ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokenizer(json: Value) -> Tokenizer {
+        let ids = ids(&json).unwrap();
+        Tokenizer { json, ids }
+    }
+
+    #[test]
+    fn added_tokens_get_the_next_numbers_and_keep_their_settings() {
+        let mut ours = tokenizer(
+            json!({ "model": { "vocab": { "a": 0, "b": 1 } }, "added_tokens": [{ "id": 2, "content": "<s>", "special": true }] }),
+        );
+        ours.add("<x>", Some(&json!({ "id": 77, "content": "<x>", "special": true })));
+        ours.add("c", None);
+        ours.add("a", None);
+        assert_eq!((ours.ids["<x>"], ours.ids["c"], ours.rows()), (3, 4, 5));
+        assert_eq!(ours.json["added_tokens"][1], json!({ "id": 3, "content": "<x>", "special": true }));
+    }
+
+    #[test]
+    fn a_difference_is_told_by_the_first_number_that_differs() {
+        let ours = tokenizer(json!({ "model": { "vocab": [["a", -1.0], ["b", -2.0], ["pad", 0.0]] } }));
+        let theirs = tokenizer(json!({ "model": { "vocab": { "a": 0, "c": 1 } } }));
+        assert_eq!(ours.difference(&theirs, 9).unwrap(), "number 1 is `b` in one and `c` in the other");
+        assert_eq!(ours.difference(&theirs, 1), None, "rows beyond the embedding do not count");
+    }
+
+    #[test]
+    fn tokens_without_a_row_are_dropped_where_they_were_added() {
+        let mut ours = tokenizer(json!({ "model": { "vocab": { "a": 0, "b": 1 } }, "added_tokens": [{ "id": 2, "content": "<s>" }] }));
+        ours.strip(2).unwrap();
+        assert_eq!(ours.rows(), 2);
+        assert!(ours.strip(1).unwrap_err().contains("2 tokens"));
+    }
+}
