@@ -51,7 +51,7 @@ impl Plan {
     }
 
     /// About how many bytes of memory the merge takes at most: two weights of the result, the one that is computed and the one that is
-    /// written, and for each thread some blocks of every input.
+    /// written, the inputs of one as they are mapped, and for each thread some blocks of every input.
     ///
     /// # Errors
     /// As [`shards`](Self::shards).
@@ -59,10 +59,16 @@ impl Plan {
         let shards = self.shards(max_bytes)?;
         let pair = |pair: &[&Weight]| pair.iter().map(|weight| weight.num_bytes()).sum::<u64>();
         let pairs = shards.iter().flat_map(|shard| shard.weights.windows(2).map(pair).chain(shard.weights.first().map(|w| w.num_bytes())));
+        let mapped = self.weights.iter().map(|weight| self.input_bytes(weight)).max().unwrap_or(0);
         let inputs = self.weights.iter().map(|weight| weight.inputs.len()).max().unwrap_or(0) as u64;
         let row = self.weights.iter().map(|weight| weight.info.shape.last().copied().unwrap_or(1)).max().unwrap_or(1);
         let block = 4 * Stack::block_len(row) as u64;
-        Ok(pairs.max().unwrap_or(0) + rayon::current_num_threads() as u64 * (3 * inputs + 2) * block)
+        Ok(pairs.max().unwrap_or(0) + mapped + rayon::current_num_threads() as u64 * (3 * inputs + 2) * block)
+    }
+
+    fn input_bytes(&self, weight: &Weight) -> u64 {
+        let bytes = |input: &crate::plan::Input| self.models[input.model].info(&input.key).ok()?.num_bytes();
+        weight.inputs.iter().filter_map(bytes).sum::<usize>() as u64
     }
 
     /// Computes the files that `dir` lacks and writes each under its name when it is complete, and then the index if there are several.
