@@ -5,6 +5,7 @@
 
 mod adapters;
 pub(crate) mod binary;
+mod merging;
 pub(crate) mod python;
 
 use crate::{Outcome, workspace_root};
@@ -39,6 +40,9 @@ pub struct Parity {
     /// Kinds of adapters to compare.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Kind::value_variants().to_vec())]
     kind: Vec<Kind>,
+    /// Compare `peft merge` with mergekit instead, which the Python must have too.
+    #[arg(long)]
+    merge: bool,
     /// Print the results as JSON on stdout.
     #[arg(long)]
     json: bool,
@@ -110,6 +114,9 @@ impl Parity {
     pub fn run(&self) -> Outcome {
         let binary = Binary::build()?;
         let python = python::find(self.python.as_deref())?;
+        if self.merge {
+            return merging::compare(&binary, &python);
+        }
         let work = workspace_root().join("target/parity");
         if work.exists() {
             fs::remove_dir_all(&work)?;

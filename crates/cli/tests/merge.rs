@@ -53,6 +53,15 @@ fn a_merged_checkpoint_is_a_model_like_any_other() {
 }
 
 #[test]
+fn one_thread_is_enough() {
+    let place = Place::new();
+    let (recipe, out) = (recipe(&place), place.path("merged"));
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_peft"));
+    let status = command.env("RAYON_NUM_THREADS", "1").args(["merge", &recipe, "--out", &out]).status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
 fn mistakes_are_told_with_the_file_that_has_them() {
     let place = Place::new();
     let out = place.path("merged");

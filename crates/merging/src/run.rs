@@ -9,7 +9,7 @@ use serde_json::json;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
 /// A file of the result.
@@ -51,7 +51,7 @@ impl Plan {
     }
 
     /// About how many bytes of memory the merge takes at most: two weights of the result, the one that is computed and the one that is
-    /// written, and for each thread some blocks of every input.
+    /// written, the inputs of one as they are mapped, and for each thread some blocks of every input.
     ///
     /// # Errors
     /// As [`shards`](Self::shards).
@@ -59,10 +59,16 @@ impl Plan {
         let shards = self.shards(max_bytes)?;
         let pair = |pair: &[&Weight]| pair.iter().map(|weight| weight.num_bytes()).sum::<u64>();
         let pairs = shards.iter().flat_map(|shard| shard.weights.windows(2).map(pair).chain(shard.weights.first().map(|w| w.num_bytes())));
+        let mapped = self.weights.iter().map(|weight| self.input_bytes(weight)).max().unwrap_or(0);
         let inputs = self.weights.iter().map(|weight| weight.inputs.len()).max().unwrap_or(0) as u64;
         let row = self.weights.iter().map(|weight| weight.info.shape.last().copied().unwrap_or(1)).max().unwrap_or(1);
         let block = 4 * Stack::block_len(row) as u64;
-        Ok(pairs.max().unwrap_or(0) + rayon::current_num_threads() as u64 * (3 * inputs + 2) * block)
+        Ok(pairs.max().unwrap_or(0) + mapped + rayon::current_num_threads() as u64 * (3 * inputs + 2) * block)
+    }
+
+    fn input_bytes(&self, weight: &Weight) -> u64 {
+        let bytes = |input: &crate::plan::Input| self.models[input.model].info(&input.key).ok()?.num_bytes();
+        weight.inputs.iter().filter_map(bytes).sum::<usize>() as u64
     }
 
     /// Computes the files that `dir` lacks and writes each under its name when it is complete, and then the index if there are several.
@@ -90,31 +96,23 @@ impl Plan {
         Ok(self.bytes())
     }
 
-    /// One thread computes a weight while the other writes the one before: no more than two are in memory.
+    /// This thread computes a weight while another writes the one before: no more than two are in memory.
+    ///
+    /// Not the other way round: this may be a thread of Rayon's pool, and the only one, which must not wait for work that others do there.
     fn write_shard(&self, path: &Path, shard: &Shard, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
         thread::scope(|scope| {
             let (send, receive) = sync_channel(0);
-            scope.spawn(move || {
-                for weight in &shard.weights {
-                    let computed = self.compute(weight);
-                    let failed = computed.is_err();
-                    if send.send(computed).is_err() || failed {
-                        break;
-                    }
+            let writer = scope.spawn(move || write_received(path, shard, &receive, progress));
+            for weight in &shard.weights {
+                let computed = self.compute(weight);
+                let failed = computed.is_err();
+                // Nobody receives where writing has failed, which the writer tells.
+                if send.send(computed).is_err() || failed {
+                    break;
                 }
-            });
-            let receive = receive;
-            let source = |weight: &&Weight| {
-                let receive = &receive;
-                let bytes = weight.num_bytes();
-                TensorSource::new(&weight.name, weight.info.dtype, &weight.info.shape, move || {
-                    let computed = receive.recv().map_err(|_| Error::file(path, "the computation has ended early"))?;
-                    progress(bytes);
-                    computed
-                })
-            };
-            let sources: Vec<TensorSource> = shard.weights.iter().map(source).collect();
-            write_safetensors(path, sources, &pytorch_metadata()).map(|_| ())
+            }
+            drop(send);
+            writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
 
@@ -167,6 +165,19 @@ impl Plan {
         }
         Ok(Cow::Borrowed(first))
     }
+}
+
+/// Writes the weights of a file as their bytes arrive, in the order of the file.
+fn write_received(path: &Path, shard: &Shard, computed: &Receiver<Result<Cow<'_, [u8]>>>, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
+    let source = |weight: &&Weight| {
+        let bytes = weight.num_bytes();
+        TensorSource::new(&weight.name, weight.info.dtype, &weight.info.shape, move || {
+            let computed = computed.recv().map_err(|_| Error::file(path, "the computation has ended early"))?;
+            progress(bytes);
+            computed
+        })
+    };
+    write_safetensors(path, shard.weights.iter().map(source), &pytorch_metadata()).map(|_| ())
 }
 
 /// A file from an earlier run holds what this one would write.

@@ -2,7 +2,7 @@
 
 use crate::{Outcome, workspace_root};
 use serde_json::Value;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// A freshly built `peft`.
@@ -29,6 +29,11 @@ impl Binary {
     /// Build it.
     pub fn build() -> Outcome<Self> {
         Ok(Self { path: build("peft", &["--package", "peft"])? })
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Run it with `args`.
