@@ -1,5 +1,6 @@
 //! `peft merge`.
 
+use crate::commands::merge_trained::{self, Arguments};
 use crate::hub::{self, Kind};
 use crate::output;
 use clap::Args;
@@ -31,12 +32,15 @@ pub struct Merge {
     /// Say what would be done, and do nothing.
     #[arg(long)]
     dry_run: bool,
-    /// What random numbers start from, for the methods that draw some (dare, della).
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
+    /// What random numbers start from, for the methods that draw some (dare, della, those that are trained) [default: 0].
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
     /// The largest file of the checkpoint, such as 500MB or 5GB.
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
     shard_size: u64,
+    /// Where methods that are trained compute: cpu, vulkan[:n] or cuda[:n].
+    #[arg(long, default_value = "cpu")]
+    device: String,
 }
 
 #[derive(Serialize)]
@@ -72,10 +76,13 @@ struct PlannedWeight<'a> {
 
 impl Merge {
     pub fn run(self, json: bool) -> Result<()> {
+        if merge_trained::is_trained(&self.recipe)? {
+            return self.run_trained(json);
+        }
         let started = Instant::now();
         let recipe = Recipe::read(&self.recipe)?;
         let directories = directories(&recipe)?;
-        let plan = Plan::new(recipe, &directories, self.seed)?;
+        let plan = Plan::new(recipe, &directories, self.seed.unwrap_or(0))?;
         if self.dry_run {
             let planned = DryRun::of(&plan, self.shard_size)?;
             return output::print(json, &planned, planned.text());
@@ -102,6 +109,12 @@ impl Merge {
             outcome.out.display()
         );
         output::print(json, &outcome, text)
+    }
+
+    fn run_trained(&self, json: bool) -> Result<()> {
+        let Self { recipe, out, overwrite, dry_run, seed, shard_size, device } = self;
+        let arguments = Arguments { recipe, out, overwrite: *overwrite, dry_run: *dry_run, seed: *seed, shard_size: *shard_size, device };
+        merge_trained::run(&arguments, json)
     }
 }
 
