@@ -12,7 +12,7 @@ use std::fs;
 use std::ops::Range;
 use std::path::Path;
 
-/// Four experts in a twentieth of their size, alone and merged.
+/// Four experts in a seventeenth of their size, alone and merged.
 #[derive(Args)]
 pub struct Compeft {
     #[command(flatten)]
@@ -81,7 +81,7 @@ impl Compeft {
         let change = over(WHOLE);
         scores.publish(&Report {
             name: "compeft",
-            title: "ComPEFT: four networks at a twentieth of their size",
+            title: "ComPEFT: four networks at a seventeenth of their size",
             setting: "The change of each network is compressed to the signs of its largest fifth and one number. α is chosen among 0.5, 1, 1.5, 2, 3, \
                       4, 5, 6 on 297 test images (the smaller of equal ones), λ of the merges among 0.1 to 0.5; the other 300 count.",
             criterion: "compressing costs at most 1.5 points on average, is better than pruning alone and than STC at the same density on average, \
