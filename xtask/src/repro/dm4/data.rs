@@ -2,11 +2,9 @@
 
 use crate::Outcome;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use flate2::read::GzDecoder;
 use peft_core::seed;
 use rand::seq::SliceRandom;
 use std::fs;
-use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
@@ -30,14 +28,13 @@ pub struct Task {
 }
 
 impl Images {
-    /// Read digits.csv or digits.csv.gz: 64 pixels from 0 to 16 and the digit in each line.
+    /// Read scikit-learn's digits.csv: 64 pixels from 0 to 16 and the digit in each line.
     pub fn read(path: &Path) -> Outcome<Self> {
         let bytes = fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
-        let mut text = String::new();
-        match bytes.starts_with(&[0x1f, 0x8b]) {
-            true => GzDecoder::new(bytes.as_slice()).read_to_string(&mut text).map(|_| ())?,
-            false => text = String::from_utf8(bytes)?,
+        if bytes.starts_with(&[0x1f, 0x8b]) {
+            return Err(format!("{} is compressed; unpack it with gunzip first", path.display()).into());
         }
+        let text = String::from_utf8(bytes)?;
         let mut images = Self { pixels: Vec::new(), digits: Vec::new() };
         for (number, line) in text.lines().enumerate() {
             let row: Vec<f32> =

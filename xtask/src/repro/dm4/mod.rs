@@ -27,7 +27,7 @@ use std::path::PathBuf;
 /// What every experiment on DM4 takes.
 #[derive(Args)]
 pub struct Dm4Args {
-    /// scikit-learn's digits.csv.gz (sklearn/datasets/data).
+    /// scikit-learn's digits.csv (sklearn/datasets/data/digits.csv.gz, unpacked).
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// Runs, with seeds 0, 1, ….

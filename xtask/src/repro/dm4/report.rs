@@ -78,7 +78,7 @@ impl Scores {
             "# {title}\n\n{setting}\n\n**Criterion, fixed before the run:** {criterion}\n\n{} {finding}\n\n{table}\n\
              ![Accuracy of the methods]({name}.svg)\n\n\
              The bench is [DM4](dm4.md): four views of scikit-learn's digits, a trunk of 148,224 parameters.\n\n\
-             ```sh\ncargo xtask repro {name} --data digits.csv.gz\n```\n\n\
+             ```sh\ncargo xtask repro {name} --data digits.csv\n```\n\n\
              Every score: [{name}.json](https://github.com/burn-peft/burn-peft/blob/main/docs/reproductions/{name}.json).\n",
             verdict(*passed)
         );
