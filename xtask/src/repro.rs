@@ -7,6 +7,7 @@ mod plot;
 mod sentiment;
 mod shakespeare;
 mod table;
+mod trained;
 
 use crate::parity::binary;
 use crate::{Outcome, workspace_root};
@@ -36,6 +37,10 @@ enum Experiment {
     Shakespeare(shakespeare::Shakespeare),
     Merging(merging::Merging),
     Compeft(compeft::Compeft),
+    #[command(name = "adamerging")]
+    AdaMerging(trained::AdaMerging),
+    Atlas(trained::Atlas),
+    Concrete(trained::Concrete),
 }
 
 /// What every experiment takes.
@@ -66,6 +71,9 @@ impl Repro {
             Experiment::Shakespeare(experiment) => experiment.run(),
             Experiment::Merging(experiment) => experiment.run(),
             Experiment::Compeft(experiment) => experiment.run(),
+            Experiment::AdaMerging(experiment) => experiment.run(),
+            Experiment::Atlas(experiment) => experiment.run(),
+            Experiment::Concrete(experiment) => experiment.run(),
         }
     }
 }

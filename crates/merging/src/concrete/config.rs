@@ -13,6 +13,7 @@ pub enum Algorithm {
     #[default]
     TaskArithmetic,
     /// The coefficients of the task vectors: Concrete AdaMerging.
+    #[serde(rename = "adamerging")]
     AdaMerging,
 }
 
