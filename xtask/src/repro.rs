@@ -25,7 +25,7 @@ use table::Cell;
 #[derive(Args)]
 #[command(after_help = "Examples:\n  cargo xtask repro sentiment --model all-MiniLM-L6-v2 --data sentence_polarity\n  \
     cargo xtask repro shakespeare --model stories260K --data tinyshakespeare.txt --seeds 3\n  \
-    cargo xtask repro merging --data digits.csv")]
+    cargo xtask repro merging --data digits.csv\n  cargo xtask repro atlas --data digits.csv")]
 pub struct Repro {
     #[command(subcommand)]
     experiment: Experiment,

@@ -18,6 +18,9 @@ use std::time::Instant;
     A recipe for mergekit is one for this command:\n\n  \
     merge_method: ties\n  base_model: org/base\n  models:\n    - model: org/first\n      parameters: {weight: 0.5, density: 0.5}\n    \
     - model: org/second\n      parameters: {weight: 0.5, density: 0.5}\n  dtype: bfloat16\n\n\
+    Methods that learn how to merge (adamerging, atlas, concrete_task_arithmetic, concrete_adamerging) take a base_model, models, parameters, and\n\
+    data with a file for each task:\n\n  \
+    data:\n    - {task: first, file: first.jsonl}\n\n\
     Models are directories or hub ids. A merge that is cut goes on where it was when the command is given again.")]
 pub struct Merge {
     /// What to merge and how, as YAML.

@@ -70,6 +70,8 @@ impl Default for AdaMergingConfig {
 }
 
 impl AdaMergingConfig {
+    /// Check the settings.
+    ///
     /// # Errors
     /// [`Error::InvalidConfig`] for a setting outside its range.
     pub fn check(&self) -> Result<()> {

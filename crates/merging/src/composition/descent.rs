@@ -79,7 +79,7 @@ impl Descent {
         for (index, stream) in streams.iter_mut().enumerate() {
             let batch = stream.next_batch();
             let Loss { value, predicted } = objective(model, &batch);
-            let loss = host(value.clone().without_autodiff())[0];
+            let loss = value.clone().without_autodiff().into_scalar::<f32>();
             if !loss.is_finite() {
                 return Err(Error::NonFinite { what: format!("the loss of task `{}` in step {step}", stream.task) });
             }
@@ -125,5 +125,5 @@ impl Descent {
 
 /// The numbers of a tensor of f32.
 pub fn host(tensor: Tensor<1>) -> Vec<f32> {
-    tensor.into_data().iter::<f32>().collect()
+    tensor.into_data().try_into_vec::<f32>().expect("task vectors are read in f32")
 }

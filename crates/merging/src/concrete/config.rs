@@ -90,6 +90,8 @@ impl Default for ConcreteConfig {
 }
 
 impl ConcreteConfig {
+    /// Check the settings.
+    ///
     /// # Errors
     /// [`Error::InvalidConfig`] for a setting outside its range.
     pub fn check(&self) -> Result<()> {

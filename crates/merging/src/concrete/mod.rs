@@ -24,7 +24,6 @@ use std::borrow::Cow;
 use std::path::Path;
 
 pub use config::{Algorithm, ConcreteConfig, EvalMask};
-pub use mask::uniform;
 
 use mask::Mask;
 

@@ -163,6 +163,49 @@ fn the_best_of_a_run_can_be_chosen() {
     assert_eq!((seen.len(), parameters(&merge.merged())), (4, seen[1].clone()));
 }
 
+/// Inputs without labels, of which some have a trusted pseudo-label, learn from themselves.
+#[test]
+fn pseudo_labels_make_a_model_surer() {
+    use peft_merge::atlas::ufm::{MixedIndices, trusted};
+    use peft_objectives::{confident_cross_entropy, entropies};
+    let problem = Problem::read();
+    let inputs: Vec<_> = (0..14).map(|round| problem.batch(0, round).x).collect();
+    let x: Tensor<2> = Tensor::cat(inputs, 0);
+    let (rows, classes) = (x.dims()[0], 4);
+    let logits = |net: &Net, x: Tensor<2>| {
+        let (weight, bias) = &problem.heads[0];
+        net.forward(x).matmul(weight.clone()) + bias.clone().unsqueeze()
+    };
+    let softmax = |logits: Tensor<2>| burn::tensor::activation::softmax(logits, 1);
+    let zero_shot = numbers(softmax(logits(&problem.base(), x.clone())).without_autodiff().reshape([rows * classes]));
+    let labels = trusted(&zero_shot, classes, 100).unwrap();
+    assert!(labels.iter().any(Option::is_some));
+
+    let mut mixed = MixedIndices::new(&labels, 16, 0, "t").unwrap();
+    let stream = Stream::new("t", || mixed.next_batch());
+    let pick = |indices: &[usize]| {
+        let indices: Vec<i32> = indices.iter().map(|index| *index as i32).collect();
+        x.clone().select(0, Tensor::from_ints(indices.as_slice(), &autodiff()))
+    };
+    let one_hot = |indices: &[usize]| {
+        let row = |index: &usize| (0..classes).map(|class| if labels[*index] == Some(class) { 1.0f32 } else { 0.0 }).collect::<Vec<_>>();
+        let values: Vec<f32> = indices.iter().flat_map(row).collect();
+        Tensor::<1>::from_floats(values.as_slice(), &autodiff()).reshape([indices.len(), classes])
+    };
+    // The weak view is the input itself, the strong one a fainter one.
+    let objective = |net: &Net, [plain, sure]: &[Vec<usize>; 2]| -> Loss {
+        let targets = Tensor::cat(vec![softmax(logits(net, pick(plain))), one_hot(sure)], 0);
+        let strong = Tensor::cat(vec![pick(plain), pick(sure)], 0) * 0.9;
+        confident_cross_entropy(logits(net, strong), targets, 0.8).into()
+    };
+    let unsure = |net: &Net| entropies(logits(net, x.clone())).mean().into_scalar::<f32>();
+    let config = AtlasConfig { objective: Objective::Ufm, steps: 80, lr: 0.02, schedule: Schedule::Cosine, ..AtlasConfig::default() };
+    let mut merge = Atlas::new(problem.vectors(), config).unwrap();
+    merge.train(&mut [stream], &objective, |_| {}).unwrap();
+    let (before, after) = (unsure(&problem.base()), unsure(&merge.merged()));
+    assert!(after < before, "{before} {after}");
+}
+
 #[test]
 fn adamerging_starts_as_task_arithmetic_and_lowers_the_entropy() {
     let problem = Problem::read();

@@ -73,7 +73,7 @@ fn wrong(dm4: &Dm4) -> impl Fn(&Trunk, &Batch) -> Loss + '_ {
 }
 
 fn points(gains: &[f64]) -> String {
-    gains.iter().map(|gain| format!("{:+.1}", gain * 100.0)).collect::<Vec<_>>().join(", ")
+    gains.iter().map(|gain| format!("{:+.2}", gain * 100.0)).collect::<Vec<_>>().join(", ")
 }
 
 fn mean(values: &[f64]) -> f64 {

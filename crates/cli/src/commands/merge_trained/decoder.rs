@@ -28,6 +28,12 @@ pub fn merge(session: &mut Session, device: &Device) -> Result<Vec<(String, u64)
         let reason = "objective: negation is for classifiers, whose accuracy says when to stop; use the library for decoders";
         return Err(Error::InvalidConfig(reason.into()));
     }
+    if recipe.objective == Objective::Entropy {
+        tracing::warn!(
+            "objective: entropy lets a language model settle for the task whose tokens are easiest; data with good answers are better \
+             learned by objective: ce"
+        );
+    }
     let (text, rows) = rows(recipe)?;
     let pad_id = text.tokenizer.pad_id();
     let stream = |(data, rows): (&super::recipe::Data, &Vec<Encoded>)| {
