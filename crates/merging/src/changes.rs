@@ -102,7 +102,6 @@ fn product_shape(site: &Site, fan_in_fan_out: bool) -> Vec<usize> {
 /// The key of a weight of the base. Checkpoints of models without a head lack the name of the model before it, or have it where the
 /// adapter lacks it.
 fn find(adapter: &Lora, base: &Checkpoint, wanted: &str) -> Result<String> {
-    let ends = |long: &str, short: &str| long.strip_suffix(short).is_some_and(|rest| rest.ends_with('.'));
     let mut near = base.keys().filter(|key| ends(key, wanted) || ends(wanted, key));
     let found = match base.contains(wanted) {
         true => Some(wanted),
@@ -118,6 +117,11 @@ fn find(adapter: &Lora, base: &Checkpoint, wanted: &str) -> Result<String> {
             found: found.map_or("nothing of this name".into(), |_| "other numbers".into()),
         }),
     }
+}
+
+/// Whether a path ends with another, and has something before it.
+fn ends(long: &str, short: &str) -> bool {
+    long.strip_suffix(short).is_some_and(|rest| rest.ends_with('.'))
 }
 
 fn check_shape(adapter: &Lora, key: &str, base: &[usize], found: &[usize]) -> Result<()> {

@@ -10,7 +10,7 @@ use peft_core::files::{Checkpoint, TensorInfo, read_json};
 use peft_core::{Error, Result};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// A checkpoint that takes part in a merge.
 #[derive(Debug)]

@@ -5,7 +5,6 @@ use crate::compeft::{self, Expert};
 use peft_core::files::{Checkpoint, TensorInfo, read_json};
 use peft_core::{CONFIG_FILE, Error, Result, TENSOR_FILE};
 use std::collections::BTreeMap;
-use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
 /// What HF PEFT writes before a module's path.
@@ -160,26 +159,23 @@ fn part_of(key: &str) -> Option<(String, Part)> {
 
 fn site(tensors: &Checkpoint, config: &Config, module: &str, embedding: bool, found: [Option<&str>; 2]) -> Result<Site> {
     let names = keys(module, embedding);
-    let wrong = |key: &str, expected: String, found: &dyn Debug| Error::Tensor {
-        file: tensors.path().into(),
-        key: key.into(),
-        expected,
-        found: format!("{found:?}"),
+    let wrong =
+        |i: usize, expected: String, found: String| Error::Tensor { file: tensors.path().into(), key: names[i].clone(), expected, found };
+    let shape = |i: usize| -> Result<&[usize]> {
+        let info: Option<&TensorInfo> = found[i].and_then(|key| tensors.info(key));
+        let info = info.ok_or_else(|| wrong(i, format!("a tensor beside `{}`", names[1 - i]), "nothing".into()))?;
+        Ok(&info.shape)
     };
-    let info = |i: usize| -> Result<&TensorInfo> {
-        let other = || format!("a tensor beside `{}`", names[1 - i]);
-        found[i].and_then(|key| tensors.info(key)).ok_or_else(|| wrong(&names[i], other(), &"nothing"))
-    };
-    let (a, b) = (&info(0)?.shape, &info(1)?.shape);
+    let (a, b) = (shape(0)?, shape(1)?);
     let rank = config.rank_at(module)?;
-    let [stored, inputs, kernel @ ..] = a.as_slice() else { return Err(wrong(&names[0], "two axes or more".into(), a)) };
+    let mismatch = |i: usize, expected: String, found: &[usize]| Err(wrong(i, expected, format!("shape {found:?}")));
+    let [stored, inputs, kernel @ ..] = a else { return mismatch(0, "two axes or more".into(), a) };
     if *stored != rank || rank == 0 {
-        return Err(wrong(&names[0], format!("rank {rank} as {CONFIG_FILE} says, and above 0"), a));
+        return mismatch(0, format!("rank {rank} as {CONFIG_FILE} says, and above 0"), a);
     }
-    let [rows, ranks, ones @ ..] = b.as_slice() else { return Err(wrong(&names[1], "two axes or more".into(), b)) };
+    let [rows, ranks, ones @ ..] = b else { return mismatch(1, "two axes or more".into(), b) };
     if *ranks != rank || ones.len() != kernel.len() || ones.iter().any(|one| *one != 1) {
-        let ones = vec![1; kernel.len()];
-        return Err(wrong(&names[1], format!("shape {:?}", [vec![*rows, rank], ones].concat()), b));
+        return mismatch(1, format!("shape {:?}", [vec![*rows, rank], vec![1; kernel.len()]].concat()), b);
     }
     let columns = inputs * kernel.iter().product::<usize>();
     Ok(Site { embedding, rank, columns, rows: *rows, kernel: kernel.into(), scaling: config.scaling_at(module)? })

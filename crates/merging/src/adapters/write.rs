@@ -22,20 +22,19 @@ impl AdapterMerge {
     pub fn write(&self, dir: &Path, progress: &dyn Fn()) -> Result<u64> {
         // A module's two tensors are written one after the other: B waits here while A is written.
         let waiting: RefCell<BTreeMap<&str, Vec<f32>>> = RefCell::default();
-        let computed = |module: &'_ MergedModule| self.compute(module);
         let mut sources = self.copies()?;
         for module in &self.modules {
             let (shapes, waiting) = (shapes(module), &waiting);
             let [key_a, key_b] = keys(&module.name, module.site.embedding);
             sources.push(TensorSource::new(key_a, Dtype::F32, &shapes[0], move || {
-                let Factors { a, b } = computed(module)?;
+                let Factors { a, b } = self.compute(module)?;
                 waiting.borrow_mut().insert(&module.name, b);
                 progress();
                 bytes(&a)
             }));
             sources.push(TensorSource::new(key_b, Dtype::F32, &shapes[1], move || {
                 let kept = waiting.borrow_mut().remove(module.name.as_str());
-                bytes(&kept.map_or_else(|| computed(module).map(|factors| factors.b), Ok)?)
+                bytes(&kept.map_or_else(|| self.compute(module).map(|factors| factors.b), Ok)?)
             }));
         }
         let size = write_safetensors(&dir.join(TENSOR_FILE), sources, &pytorch_metadata())?;
@@ -59,7 +58,7 @@ impl AdapterMerge {
         let rank = self.rank();
         let others: Vec<&MergedModule> = self.modules.iter().filter(|module| module.site.rank != rank).collect();
         // A pattern for exactly one module.
-        let pattern = |module: &&MergedModule| (format!("^{}", module.name.replace('.', r"\.")), module.site.rank.into());
+        let pattern = |module: &&MergedModule| (format!("^{}", module.name.replace('.', r"\.")), Value::from(module.site.rank));
         let patterns: Map<String, Value> = others.iter().map(pattern).collect();
         config.insert("r".into(), rank.into());
         config.insert("lora_alpha".into(), rank.into());
