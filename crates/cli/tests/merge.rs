@@ -82,6 +82,9 @@ fn mistakes_are_told_with_the_file_that_has_them() {
     assert!(error.contains("is no adapter: it has no adapter_config.json"), "{error}");
     assert!(!Path::new(&out).exists());
 
+    let error = failure(&["merge", TINY, "--out", &out]);
+    assert!(error.contains("a directory, where a recipe is asked for"), "{error}");
+
     let missing = place.write("missing.yaml", "merge_method: passthrough\nmodels: [{model: nowhere}]\n");
     assert!(failure(&["merge", &missing, "--out", &out]).contains("no such directory"));
 }

@@ -58,8 +58,8 @@ impl<'a> LowRank<'a> {
     fn add(&self, row: usize, column: usize, out: &mut [f32]) {
         let coefficients = &self.left[row * self.rank..(row + 1) * self.rank];
         for (k, c) in coefficients.iter().enumerate() {
-            let start = k * self.columns + column;
-            out.iter_mut().zip(&self.right[start..start + out.len()]).for_each(|(out, x)| *out += c * x);
+            let right = &self.right[k * self.columns + column..];
+            out.iter_mut().zip(right).for_each(|(out, x)| *out += c * x);
         }
     }
 }

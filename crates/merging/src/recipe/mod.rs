@@ -120,6 +120,9 @@ impl Recipe {
     /// # Errors
     /// [`Error::Io`] if it cannot be read; [`Error::File`] as [`parse`](Self::parse) says.
     pub fn read(file: &Path) -> Result<Self> {
+        if file.is_dir() {
+            return Err(Error::file(file, "a directory, where a recipe is asked for: a YAML file that names models and a merge_method"));
+        }
         Self::parse(&read_text(file)?).map_err(|e| Error::file(file, reason(e)))
     }
 
