@@ -43,6 +43,8 @@ pub struct Weight {
     pub aligned: bool,
     /// How it is merged; `None` for integers, which are copied.
     pub rule: Option<Box<dyn Rule>>,
+    /// The settings of the rule, for people.
+    pub settings: String,
 }
 
 /// A weight of a model.
@@ -235,15 +237,15 @@ impl<'r> Planner<'r> {
         }
         let info = self.info(&site, &inputs, aligned)?;
         let floating = is_floating(info.dtype);
-        let rule = floating.then(|| self.rule(&site, base)).transpose()?;
+        let (rule, settings) = floating.then(|| self.rule(&site, base)).transpose()?.unzip();
         if let Some(base) = base {
             let base = inputs.remove(base);
             inputs.push(base);
         }
-        Ok(Weight { info, inputs, has_base: base.is_some(), aligned, rule, name: site.name })
+        Ok(Weight { info, inputs, has_base: base.is_some(), aligned, rule, settings: settings.unwrap_or_default(), name: site.name })
     }
 
-    fn rule(&self, site: &Site, base: Option<usize>) -> Result<Box<dyn Rule>> {
+    fn rule(&self, site: &Site, base: Option<usize>) -> Result<(Box<dyn Rule>, String)> {
         let Site { slice, depth, keys, name } = site;
         let method = self.recipe.method;
         let shared = Asked { method, name, depth: *depth, scopes: &[&slice.parameters, &self.recipe.parameters], model: None };
@@ -253,10 +255,11 @@ impl<'r> Planner<'r> {
             resolve(&Asked { method, name: key, depth: *depth, scopes: &scopes, model: Some(&source.model) })
         });
         let values = Values { shared: resolve(&shared)?, models: models.collect::<Result<_>>()?, seed: self.seed };
-        method.rule(&values).map_err(|e| match e {
+        let rule = method.rule(&values).map_err(|e| match e {
             Error::InvalidConfig(reason) => Error::InvalidConfig(format!("`{name}`: {reason}")),
             e => e,
-        })
+        })?;
+        Ok((rule, values.describe(method)))
     }
 
     /// Type and shape of the result, if the inputs agree.

@@ -12,7 +12,7 @@ use peft_merge::rules::Majority;
 use serde::Serialize;
 use std::path::PathBuf;
 
-/// The smaller side of a weight whose exact decomposition takes minutes.
+/// The smaller side of a weight whose exact decomposition takes long.
 const LARGE: usize = 2048;
 
 /// Merge several LoRA adapters of one model into one adapter.
@@ -137,7 +137,7 @@ impl MergeAdapters {
         let large = merge.modules.iter().filter(|module| module.site.rows.min(module.site.columns) >= LARGE).count();
         if exact && large > 0 {
             eprintln!(
-                "note: {large} weights are decomposed exactly, in minutes each; --svd-iterations 8 takes seconds and is nearly as close"
+                "note: {large} large weights are decomposed exactly, which takes long; --svd-iterations 8 is much faster and nearly as close"
             );
         }
     }
