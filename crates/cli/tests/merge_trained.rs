@@ -142,6 +142,11 @@ fn mistakes_are_told_with_what_would_be_right() {
     let told = |text: Value| failure(&["merge", &place.write("recipe.yaml", &text.to_string()), "--out", &out]);
     let data = place.data();
     let whole = |parameters: Value| json!({ "merge_method": "atlas", "base_model": TINY, "models": [{ "model": TINY }], "data": [{ "file": data }], "parameters": parameters });
+    let adapter =
+        json!({ "merge_method": "atlas", "base_model": TINY, "models": [{ "model": "org/a+org/lora" }], "data": [{ "file": data }] });
+    assert!(
+        told(adapter).contains("atlas takes whole models; make one with `peft merge-adapter --model org/a --adapter org/lora --out DIR`")
+    );
     assert!(told(json!({ "merge_method": "atlas", "models": [{ "model": TINY }] })).contains("recipe.yaml: atlas needs a base_model"));
     let message = told(json!({ "merge_method": "adamerging", "base_model": TINY, "models": [{ "model": TINY }] }));
     assert!(message.contains("it needs `data`, a list with a `file` for each task"), "{message}");

@@ -78,6 +78,25 @@ impl Values {
         self.number(name) != 0.0
     }
 
+    /// The values as people read them: what all models share, and what each has where it is not the same in all.
+    pub fn describe(&self, method: &Method) -> String {
+        let text = |parameter: &Parameter, value: f64| match parameter.flag {
+            true => (value != 0.0).to_string(),
+            false => value.to_string(),
+        };
+        let part = |parameter: &Parameter| {
+            let values: Vec<f64> = match parameter.per_model {
+                true => self.models.iter().filter_map(|values| values.get(parameter.name).copied()).collect(),
+                false => self.shared.get(parameter.name).into_iter().copied().collect(),
+            };
+            let first = *values.first()?;
+            let same = values.iter().all(|value| *value == first);
+            let values: Vec<String> = values.iter().take(if same { 1 } else { usize::MAX }).map(|value| text(parameter, *value)).collect();
+            Some(format!("{} {}", parameter.name, values.join(", ")))
+        };
+        method.parameters.iter().filter_map(part).collect::<Vec<_>>().join("; ")
+    }
+
     /// The value that each model has.
     pub fn each(&self, name: &str) -> Vec<f64> {
         self.models.iter().map(|values| values.get(name).copied().unwrap_or(0.0)).collect()
@@ -256,6 +275,24 @@ pub static METHODS: &[Method] = &[
         models: (1, MANY),
         parameters: &[number("select_topk", Unset::Value(1.0)), INT8_MASK],
         build: rules::sce,
+    },
+    Method {
+        name: "ram",
+        title: "Reinforced agent merging",
+        reference: "https://arxiv.org/abs/2601.13572",
+        base: BaseUse::Needed,
+        models: (1, MANY),
+        parameters: &[number("epsilon", Unset::Value(1e-5))],
+        build: rules::ram,
+    },
+    Method {
+        name: "ramplus_tl",
+        title: "Reinforced agent merging plus",
+        reference: "https://arxiv.org/abs/2601.13572",
+        base: BaseUse::Needed,
+        models: (1, MANY),
+        parameters: &[number("epsilon", Unset::Value(1e-5)), number("r", Unset::Value(0.1)), number("alpha", Unset::Value(0.2))],
+        build: rules::ramplus_tl,
     },
     Method {
         name: "arcee_fusion",

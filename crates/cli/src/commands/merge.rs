@@ -5,8 +5,8 @@ use crate::hub::{self, Kind};
 use crate::output;
 use clap::Args;
 use indicatif::HumanBytes;
-use peft_core::{Error, Result};
-use peft_merge::{ModelRef, Plan, Recipe, Vocabulary, Workshop};
+use peft_core::Result;
+use peft_merge::{ModelDir, ModelRef, Plan, Recipe, Vocabulary, Workshop};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use std::time::Instant;
     Methods that learn how to merge (adamerging, atlas, concrete_task_arithmetic, concrete_adamerging) take a base_model, models, parameters, and\n\
     data with a file for each task:\n\n  \
     data:\n    - {task: first, file: first.jsonl}\n\n\
-    Models are directories or hub ids. A merge that is cut goes on where it was when the command is given again.")]
+    Models are directories or hub ids; `model+adapter` is a model with an adapter of LoRA in it. A merge that is cut goes on where it was when the command is given again.")]
 pub struct Merge {
     /// What to merge and how, as YAML.
     #[arg(value_name = "RECIPE")]
@@ -74,7 +74,8 @@ struct PlannedWeight<'a> {
     shape: &'a [usize],
     bytes: u64,
     inputs: Vec<String>,
-    rule: String,
+    /// The parameters of the method; what differs between models has a value for each but the base.
+    settings: &'a str,
 }
 
 impl Merge {
@@ -129,7 +130,7 @@ impl<'a> DryRun<'a> {
             shape: &weight.info.shape,
             bytes: weight.num_bytes(),
             inputs: weight.inputs.iter().map(|input| format!("{}: {}", plan.models[input.model].name, input.key)).collect(),
-            rule: weight.rule.as_ref().map_or_else(|| "copied".into(), |rule| format!("{rule:?}")),
+            settings: if weight.rule.is_some() { &weight.settings } else { "copied" },
         };
         Ok(Self {
             method: plan.recipe.method.name,
@@ -142,7 +143,7 @@ impl<'a> DryRun<'a> {
     }
 
     fn text(&self) -> String {
-        let row = |weight: &PlannedWeight| vec![weight.name.into(), format!("{} {:?}", weight.dtype, weight.shape), weight.rule.clone()];
+        let row = |weight: &PlannedWeight| vec![weight.name.into(), format!("{} {:?}", weight.dtype, weight.shape), weight.settings.into()];
         let rows: Vec<Vec<String>> = self.weights.iter().map(row).collect();
         format!(
             "{}\n\n{} of {}: {} weights, {} in {} files, about {} of memory",
@@ -157,21 +158,16 @@ impl<'a> DryRun<'a> {
     }
 }
 
-/// Where the models of a recipe lie; hub ids are downloaded.
-fn directories(recipe: &Recipe) -> Result<BTreeMap<ModelRef, PathBuf>> {
+/// Where the models of a recipe and their adapters lie; hub ids are downloaded.
+fn directories(recipe: &Recipe) -> Result<BTreeMap<ModelRef, ModelDir>> {
     let tokenizer = match recipe.tokenizer.as_ref().map(|tokenizer| &tokenizer.source) {
         Some(Vocabulary::Of(model)) => Some(model),
         _ => None,
     };
     let resolve = |name: &ModelRef| {
-        if let Some(adapter) = &name.adapter {
-            let model = &name.model;
-            return Err(Error::InvalidConfig(format!(
-                "{name}: put the adapter into its model first, `peft merge-adapter --model {model} --adapter {adapter} --out DIR`, and name \
-                 DIR in the recipe"
-            )));
-        }
-        Ok((name.clone(), hub::resolve(Path::new(&name.model), Kind::Model)?.dir))
+        let model = hub::resolve(Path::new(&name.model), Kind::Model)?.dir;
+        let adapter = name.adapter.as_ref().map(|adapter| hub::resolve(Path::new(adapter), Kind::Adapter)).transpose()?;
+        Ok((name.clone(), ModelDir { model, adapter: adapter.map(|adapter| adapter.dir) }))
     };
     recipe.models().into_iter().chain(tokenizer).map(resolve).collect()
 }

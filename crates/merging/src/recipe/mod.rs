@@ -120,6 +120,9 @@ impl Recipe {
     /// # Errors
     /// [`Error::Io`] if it cannot be read; [`Error::File`] as [`parse`](Self::parse) says.
     pub fn read(file: &Path) -> Result<Self> {
+        if file.is_dir() {
+            return Err(Error::file(file, "a directory, where a recipe is asked for: a YAML file that names models and a merge_method"));
+        }
         Self::parse(&read_text(file)?).map_err(|e| Error::file(file, reason(e)))
     }
 
@@ -129,7 +132,7 @@ impl Recipe {
     /// [`Error::InvalidConfig`] for what is no recipe: an unknown field, method, parameter or type, models and slices at once, a base
     /// that the method lacks, too few or too many models.
     pub fn parse(text: &str) -> Result<Self> {
-        let file: File = serde_saphyr::from_str(text).map_err(|e| wrong(e.to_string().trim_end()))?;
+        let file: File = serde_saphyr::from_str(text).map_err(|e| wrong(e.to_string().trim_end().trim_start_matches("error: ")))?;
         let method = Method::named(&file.merge_method)?;
         let top = file.parameters.unwrap_or_default();
         let (slices, parameters) = slices(file.models, file.slices, file.modules, &top)?;

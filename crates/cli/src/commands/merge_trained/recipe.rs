@@ -3,10 +3,10 @@
 use crate::hub::{self, Kind};
 use peft_core::files::read_text;
 use peft_core::{Error, Result};
-use peft_merge::TRAINED_METHODS;
 use peft_merge::adaptive::AdaMergingConfig;
 use peft_merge::atlas::{AtlasConfig, Objective};
 use peft_merge::concrete::{Algorithm, ConcreteConfig};
+use peft_merge::{ModelRef, TRAINED_METHODS};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -108,7 +108,17 @@ impl Recipe {
             parameters.insert("seed".into(), seed.into());
         }
         let (objective, settings) = settings(&method, parameters).map_err(wrong)?;
-        let resolve = |name: String| Ok((name.clone(), hub::resolve(Path::new(&name), Kind::Model)?.dir));
+        let resolve = |name: String| {
+            let place = ModelRef::from(name.as_str());
+            if let Some(adapter) = &place.adapter {
+                return Err(wrong(format!(
+                    "{name}: {method} takes whole models; make one with `peft merge-adapter --model {} --adapter {adapter} --out DIR`",
+                    place.model
+                )));
+            }
+            Ok((name.clone(), hub::resolve(Path::new(&name), Kind::Model)?.dir))
+        };
+        let base = resolve(base)?;
         let models = written.models.into_iter().map(|model| resolve(model.model)).collect::<Result<Vec<_>>>()?;
         let data = written.data.into_iter().enumerate().map(|(index, data)| {
             let own = data.model.map(resolve).transpose()?;
@@ -121,7 +131,7 @@ impl Recipe {
         if let Some(index) = (1..data.len()).find(|index| data[..*index].iter().any(|other| other.task == data[*index].task)) {
             return Err(wrong(format!("data: two tasks are called `{}`; name them by `task`", data[index].task)));
         }
-        Ok(Self { text, method, base: resolve(base)?, models, objective, settings, data, max_length: written.max_length.unwrap_or(512) })
+        Ok(Self { text, method, base, models, objective, settings, data, max_length: written.max_length.unwrap_or(512) })
     }
 
     /// Examples of each task in a step.
