@@ -307,7 +307,7 @@ fn dtype(field: &str, name: &str) -> Result<Dtype> {
 }
 
 /// What the parser says, without its words for types of Rust.
-fn unreadable(error: serde_saphyr::Error) -> Error {
+fn unreadable(error: impl std::fmt::Display) -> Error {
     let text = error.to_string().replace("recursive references require weak recursion types", "an alias refers to what it is a part of");
     wrong(text.trim_end().trim_start_matches("error: "))
 }
