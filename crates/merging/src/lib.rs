@@ -2,12 +2,13 @@
 //!
 //! A [`Recipe`] says what to merge and how, in the dialect of mergekit. A [`Plan`] knows each weight of the result, and writes them one
 //! after the other: inputs are mapped, read block by block, and never in memory as a whole. The arithmetic is in [`rules`], which also
-//! work on slices. [`compeft`] compresses task vectors.
+//! work on slices. [`fisher`] estimates what models depend on, for averages weighted by it. [`compeft`] compresses task vectors.
 
 mod alignment;
 mod card;
 pub mod compeft;
 mod extras;
+pub mod fisher;
 mod gram;
 mod layers;
 mod method;
@@ -16,6 +17,7 @@ mod plan;
 mod recipe;
 pub mod rules;
 mod run;
+mod search;
 mod select;
 mod settings;
 mod source;
@@ -29,6 +31,7 @@ pub use models::Model;
 pub use plan::{Input, Plan, Weight};
 pub use recipe::{ModelRef, Recipe, Setting, Settings, Slice, SliceSource, TokenSource, TokenizerRecipe, Vocabulary};
 pub use run::Shard;
+pub use search::{Candidates, candidates};
 pub use source::{Numbers, Row, Rows, Source, Stored};
 pub use stack::{Block, Output, Stack};
 pub use tokenizer::Tokenizer;

@@ -95,7 +95,9 @@ impl<'p> Workshop<'p> {
     /// Changes when the result would.
     fn fingerprint(&self) -> Result<String> {
         let models = self.plan.models.iter().map(|model| files_of(&model.dir)).collect::<Result<Vec<Value>>>()?;
-        let plan = json!({ "recipe": self.plan.recipe.text, "seed": self.plan.seed, "shard_bytes": self.shard_bytes, "models": models });
+        let fishers = self.plan.fishers.iter().flat_map(|fishers| fishers.paths()).map(file_of).collect::<Result<Vec<Value>>>()?;
+        let (recipe, seed) = (&self.plan.recipe.text, self.plan.seed);
+        let plan = json!({ "recipe": recipe, "seed": seed, "shard_bytes": self.shard_bytes, "models": models, "fishers": fishers });
         Ok(format!("{plan:#}\n"))
     }
 }
@@ -106,15 +108,21 @@ fn files_of(dir: &Path) -> Result<Value> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir).map_err(io)? {
         let path = entry.map_err(io)?.path();
-        let metadata = fs::metadata(&path).map_err(|e| Error::io(&path, e))?;
-        if metadata.is_file() {
-            let changed = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            files.push((name, metadata.len(), changed.map_or(0, |time| time.as_millis() as u64)));
+        if fs::metadata(&path).map_err(|e| Error::io(&path, e))?.is_file() {
+            files.push(path);
         }
     }
     files.sort();
+    let files = files.iter().map(|path| file_of(path)).collect::<Result<Vec<Value>>>()?;
     Ok(json!({ "dir": dir.canonicalize().map_err(io)?, "files": files }))
+}
+
+/// Size and time of a file.
+fn file_of(path: &Path) -> Result<Value> {
+    let metadata = fs::metadata(path).map_err(|e| Error::io(path, e))?;
+    let changed = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    Ok(json!([name, metadata.len(), changed.map_or(0, |time| time.as_millis() as u64)]))
 }
 
 /// A recipe cannot be made from what it makes.

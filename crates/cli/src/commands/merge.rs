@@ -1,5 +1,6 @@
 //! `peft merge`.
 
+use super::merge_search::{Found, Search};
 use crate::hub::{self, Kind};
 use crate::output;
 use clap::Args;
@@ -17,6 +18,7 @@ use std::time::Instant;
     A recipe for mergekit is one for this command:\n\n  \
     merge_method: ties\n  base_model: org/base\n  models:\n    - model: org/first\n      parameters: {weight: 0.5, density: 0.5}\n    \
     - model: org/second\n      parameters: {weight: 0.5, density: 0.5}\n  dtype: bfloat16\n\n\
+    Weights can be chosen on held-out data, for fisher and linear:\n  peft merge recipe.yaml --out merged --evaluate valid.jsonl\n\n\
     Models are directories or hub ids. A merge that is cut goes on where it was when the command is given again.")]
 pub struct Merge {
     /// What to merge and how, as YAML.
@@ -37,6 +39,8 @@ pub struct Merge {
     /// The largest file of the checkpoint, such as 500MB or 5GB.
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
     shard_size: u64,
+    #[command(flatten)]
+    search: Search,
 }
 
 #[derive(Serialize)]
@@ -47,6 +51,10 @@ struct Outcome<'a> {
     bytes: u64,
     /// Files that an earlier run had completed.
     kept_files: usize,
+    /// Numbers for which no model had any Fisher information, so that the target's were taken.
+    undecided: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    search: Option<Found>,
     seconds: f64,
 }
 
@@ -76,6 +84,7 @@ impl Merge {
         let recipe = Recipe::read(&self.recipe)?;
         let directories = directories(&recipe)?;
         let plan = Plan::new(recipe, &directories, self.seed)?;
+        let (plan, search) = self.search.choose(plan, self.seed)?;
         if self.dry_run {
             let planned = DryRun::of(&plan, self.shard_size)?;
             return output::print(json, &planned, planned.text());
@@ -89,11 +98,18 @@ impl Merge {
             weights: plan.weights.len(),
             bytes: finished.bytes,
             kept_files: finished.kept,
+            undecided: plan.undecided(),
+            search,
             seconds: started.elapsed().as_secs_f64(),
         };
         let kept = if finished.kept > 0 { format!(", {} files of an earlier run kept", finished.kept) } else { String::new() };
+        let search = outcome.search.as_ref().map_or_else(String::new, Found::table);
+        let undecided = match outcome.undecided {
+            0 => String::new(),
+            count => format!("; {count} numbers without Fisher information are those of {}", plan.models[0].name),
+        };
         let text = format!(
-            "{}: {} weights of {} models, {}, in {:.1} s{kept}, written to {}",
+            "{search}{}: {} weights of {} models, {}, in {:.1} s{kept}{undecided}, written to {}",
             outcome.method,
             outcome.weights,
             plan.models.len(),
