@@ -25,6 +25,7 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 
 import torch  # noqa: E402
 import yaml  # noqa: E402
+from peft import LoraConfig, get_peft_model  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from tokenizers import AddedToken, Tokenizer, models  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: E402
@@ -109,6 +110,19 @@ RECIPES = {
     "sce_selected": dict(
         merge_method="sce", base_model="base", models=[{"model": m} for m in "abc"], parameters={"select_topk": 0.3}
     ),
+    "ram": dict(merge_method="ram", base_model="base", models=[{"model": m} for m in "abc"], parameters={"epsilon": 0.02}),
+    "ramplus_tl": dict(
+        merge_method="ramplus_tl", base_model="base", models=[{"model": m} for m in "abc"], parameters={"epsilon": 0.02, "r": 0.3}
+    ),
+    "with_adapters": dict(
+        merge_method="ties",
+        base_model="base",
+        models=weighted(
+            **{"base+lora": {"weight": 0.7, "density": 0.6}, "b+lora_whole": {"weight": 0.5, "density": 0.8}, "c": {"weight": 0.3}}
+        ),
+        parameters={"normalize": False},
+    ),
+    "adapter_alone": dict(merge_method="passthrough", models=[{"model": "a+lora"}]),
     "nearswap": dict(merge_method="nearswap", base_model="base", models=[{"model": "a"}], parameters={"t": 0.002}),
     "passthrough": dict(
         merge_method="passthrough",
@@ -202,6 +216,29 @@ def make_models(out: Path) -> None:
         save_file({k: v.contiguous() for k, v in weights.items()}, to / "model.safetensors", {"format": "pt"})
 
 
+# `lora` has matrices alone; `lora_whole` also takes the place of whole weights.
+ADAPTERS = {
+    "lora": dict(
+        r=4, lora_alpha=6, use_rslora=True, rank_pattern={"up_proj": 2}, target_modules=["q_proj", "up_proj", "down_proj", "embed_tokens"]
+    ),
+    "lora_whole": dict(r=3, lora_alpha=3, alpha_pattern={"1.*v_proj": 9}, target_modules=["v_proj", "o_proj"], modules_to_save=["lm_head"]),
+}
+
+
+def make_adapters(out: Path) -> None:
+    gen = torch.Generator().manual_seed(13)
+    for name, settings in ADAPTERS.items():
+        model = get_peft_model(
+            LlamaForCausalLM.from_pretrained(out / "models" / "base"), LoraConfig(task_type="CAUSAL_LM", **settings)
+        )
+        model.peft_config["default"].base_model_name_or_path = "base"
+        for key, parameter in model.named_parameters():
+            if "lora_" in key or "modules_to_save" in key:
+                parameter.data = torch.randn(parameter.shape, generator=gen) * 0.1
+        model.save_pretrained(out / "models" / name, save_embedding_layers=False)
+        (out / "models" / name / "README.md").unlink()
+
+
 @contextlib.contextmanager
 def recorded_masks(masks: dict):
     """Notes what torch.bernoulli draws inside merge_group, per weight and model."""
@@ -235,8 +272,8 @@ def mergekit(recipe: dict, directory: Path, out: Path, masks: dict) -> None:
     here = os.getcwd()
     os.chdir(directory)
     try:
-        with recorded_masks(masks):
-            options = MergeOptions(copy_tokenizer=False, quiet=True, random_seed=3, write_model_card=False)
+        with recorded_masks(masks), tempfile.TemporaryDirectory() as cache:
+            options = MergeOptions(copy_tokenizer=False, quiet=True, random_seed=3, write_model_card=False, lora_merge_cache=cache)
             run_merge(MergeConfiguration.model_validate(recipe), str(out), options)
     finally:
         os.chdir(here)
@@ -250,6 +287,7 @@ def by_token(directory: Path) -> dict:
 def make(out: Path) -> None:
     shutil.rmtree(out, ignore_errors=True)
     make_models(out)
+    make_adapters(out)
     for part in ["recipes", "expected"]:
         (out / part).mkdir()
     for name, recipe in RECIPES.items():

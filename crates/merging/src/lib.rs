@@ -2,10 +2,13 @@
 //!
 //! A [`Recipe`] says what to merge and how, in the dialect of mergekit. A [`Plan`] knows each weight of the result, and writes them one
 //! after the other: inputs are mapped, read block by block, and never in memory as a whole. The arithmetic is in [`rules`], which also
-//! work on slices. [`fisher`] estimates what models depend on, for averages weighted by it. [`compeft`] compresses task vectors.
+//! work on slices. [`adapters`] merges adapters of LoRA with each other, [`fisher`] estimates what models depend on, for averages weighted by
+//! it, [`compeft`] compresses task vectors.
 
+pub mod adapters;
 mod alignment;
 mod card;
+mod changes;
 pub mod compeft;
 mod extras;
 pub mod fisher;
@@ -27,7 +30,7 @@ mod workshop;
 
 pub use alignment::Alignment;
 pub use method::{BaseUse, METHODS, Method, Parameter, Unset, Values};
-pub use models::Model;
+pub use models::{Model, ModelDir};
 pub use plan::{Input, Plan, Weight};
 pub use recipe::{ModelRef, Recipe, Setting, Settings, Slice, SliceSource, TokenSource, TokenizerRecipe, Vocabulary};
 pub use run::Shard;

@@ -1,13 +1,16 @@
 //! The models of a recipe, opened.
 
+use crate::adapters::Lora;
+use crate::changes::Changes;
 use crate::layers::Layers;
 use crate::recipe::ModelRef;
+use crate::source::{Numbers, Stored};
 use crate::tokenizer::Tokenizer;
 use peft_core::files::{Checkpoint, TensorInfo, read_json};
 use peft_core::{Error, Result};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// A checkpoint that takes part in a merge.
 #[derive(Debug)]
@@ -24,6 +27,17 @@ pub struct Model {
     pub config: Value,
     /// Its vocabulary; `None` if it has no `tokenizer.json`.
     pub tokenizer: Option<Tokenizer>,
+    /// What the adapter that the recipe names beside it makes of its weights.
+    pub(crate) changes: Option<Changes>,
+}
+
+/// Where a model of a recipe lies.
+#[derive(Clone, Debug)]
+pub struct ModelDir {
+    /// The directory of the checkpoint.
+    pub model: PathBuf,
+    /// The directory or compressed file of the adapter to put into it.
+    pub adapter: Option<PathBuf>,
 }
 
 /// The heads that may share the embedding's weight.
@@ -50,17 +64,33 @@ fn ends_with_name(key: &str, name: &str) -> bool {
 }
 
 impl Model {
-    /// Opens the checkpoint in `dir`.
+    /// Opens the checkpoint at `place`, and the adapter if there is one.
     ///
     /// # Errors
-    /// Whatever [`Checkpoint::open`] says; [`Error::File`] for a `config.json` or `tokenizer.json` that cannot be understood.
-    pub fn open(name: ModelRef, dir: &Path) -> Result<Self> {
+    /// Whatever [`Checkpoint::open`] says; [`Error::File`] for a `config.json` or `tokenizer.json` that cannot be understood; whatever
+    /// [`Lora::open`] says, and [`Error::AdapterFile`] for an adapter that does not fit.
+    pub fn open(name: ModelRef, place: &ModelDir) -> Result<Self> {
+        let dir = place.model.as_path();
         let checkpoint = Checkpoint::open(dir)?;
         let layers = Layers::of(checkpoint.keys());
         let file = dir.join("config.json");
         let config = if file.exists() { read_json(&file)? } else { Value::Null };
         let tokenizer = Tokenizer::read(dir)?;
-        Ok(Self { name, dir: dir.into(), checkpoint, layers, config, tokenizer })
+        let adapter = place.adapter.as_deref().map(|path| Lora::open(&name.to_string(), path)).transpose()?;
+        let changes = adapter.map(|adapter| Changes::new(adapter, &checkpoint, &config)).transpose()?;
+        Ok(Self { name, dir: dir.into(), checkpoint, layers, config, tokenizer, changes })
+    }
+
+    /// The numbers of a stored weight, with the adapter's change.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if there is none; [`Error::NonFinite`] for a tensor of the adapter that holds what is no number.
+    pub fn numbers<'a>(&'a self, key: &str) -> Result<Numbers<'a>> {
+        let stored = Stored { dtype: self.info(key)?.dtype, bytes: self.checkpoint.bytes(key)? };
+        match &self.changes {
+            Some(changes) => changes.apply(key, stored),
+            None => Ok(Numbers::Stored(stored)),
+        }
     }
 
     /// The key under which a weight is stored: its own, or the embedding's for a head that shares it.
@@ -91,11 +121,11 @@ impl Model {
     }
 }
 
-/// Opens all models of a recipe, whose directories `dirs` gives.
+/// Opens all models of a recipe, which lie where `dirs` says.
 ///
 /// # Errors
 /// As [`Model::open`]; [`Error::InvalidConfig`] for a model without a directory.
-pub fn open_all(names: &[&ModelRef], dirs: &BTreeMap<ModelRef, PathBuf>) -> Result<Vec<Model>> {
+pub fn open_all(names: &[&ModelRef], dirs: &BTreeMap<ModelRef, ModelDir>) -> Result<Vec<Model>> {
     let open = |name: &&ModelRef| {
         let dir = dirs.get(*name).ok_or_else(|| Error::InvalidConfig(format!("no directory is given for {name}")))?;
         Model::open((*name).clone(), dir)

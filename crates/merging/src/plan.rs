@@ -4,16 +4,15 @@ use crate::alignment::{Alignment, Table, embedding_rows};
 use crate::fisher::{Fishers, Role, Shared};
 use crate::layers::{Place, depth, is_before_layers, is_ignored, key_of, place, suffixes};
 use crate::method::{BaseUse, Values};
-use crate::models::{Model, is_by_token, open_all};
+use crate::models::{Model, ModelDir, is_by_token, open_all};
 use crate::recipe::{ModelRef, Recipe, Slice, SliceSource, Vocabulary};
 use crate::rules::{Passthrough, Rule};
 use crate::settings::{Asked, resolve};
-use crate::source::{Numbers, Source, Stored};
+use crate::source::{Numbers, Source};
 use crate::tokenizer::Tokenizer;
 use peft_core::files::{Dtype, TensorInfo};
 use peft_core::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
 /// A merge that is ready to run.
 #[derive(Debug)]
@@ -73,17 +72,17 @@ struct Site<'r> {
 }
 
 impl Plan {
-    /// Opens the models, whose directories `dirs` gives, and plans each weight. No weight is read; Fisher information is, for its norms.
+    /// Opens the models, which lie where `dirs` says, and plans each weight. No weight is read; Fisher information is, for its norms.
     ///
     /// # Errors
     /// Whatever opening a model says; [`Error::Tensor`] for a weight that a model lacks or has in another shape or in a type that
     /// cannot be merged; [`Error::InvalidConfig`] for settings that are missing or out of range, layers that do not exist, and
     /// vocabularies that differ without a word about it in the recipe.
-    pub fn new(recipe: Recipe, dirs: &BTreeMap<ModelRef, PathBuf>, seed: u64) -> Result<Self> {
+    pub fn new(recipe: Recipe, dirs: &BTreeMap<ModelRef, ModelDir>, seed: u64) -> Result<Self> {
         let models = open_all(&recipe.models(), dirs)?;
         let extra = match recipe.tokenizer.as_ref().map(|tokenizer| &tokenizer.source) {
             Some(Vocabulary::Of(model)) if !models.iter().any(|m| m.name == *model) => {
-                dirs.get(model).map(|dir| Tokenizer::read(dir)).transpose()?.flatten()
+                dirs.get(model).map(|dir| Tokenizer::read(&dir.model)).transpose()?.flatten()
             }
             _ => None,
         };
@@ -119,19 +118,17 @@ impl Plan {
     /// The inputs of a weight, ready to be read: the base, if it is told apart, and the others; behind these their Fisher information.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] if the recipe takes a token's row from a model that lacks it.
+    /// [`Error::InvalidConfig`] if the recipe takes a token's row from a model that lacks it, or brings a table to another vocabulary
+    /// that an adapter changes; [`Error::NonFinite`] for an adapter with what is no number.
     pub fn sources<'a>(&'a self, weight: &'a Weight) -> Result<(Option<Source<'a>>, Vec<Source<'a>>)> {
-        let stored = |input: &Input| -> Result<Stored<'a>> {
-            let model = &self.models[input.model];
-            Ok(Stored { dtype: model.info(&input.key)?.dtype, bytes: model.checkpoint.bytes(&input.key)? })
-        };
         let label = |input: &Input| format!("{}: tensor `{}`", self.models[input.model].name, input.key);
         let mut sources = Vec::with_capacity(weight.inputs.len());
         match &self.alignment {
             Some(alignment) if weight.aligned => {
                 let table = |input: &'a Input| -> Result<Table<'a>> {
                     let model = &self.models[input.model];
-                    Ok(Table { index: input.model, model, info: model.info(&input.key)?, stored: stored(input)? })
+                    let Numbers::Stored(stored) = model.numbers(&input.key)? else { return Err(no_table(model, &input.key)) };
+                    Ok(Table { index: input.model, model, info: model.info(&input.key)?, stored })
                 };
                 let tables = weight.inputs.iter().map(table).collect::<Result<Vec<_>>>()?;
                 let base = self.recipe.base.as_ref().and_then(|base| self.models.iter().position(|model| model.name == *base));
@@ -141,7 +138,7 @@ impl Plan {
             }
             _ => {
                 for input in &weight.inputs {
-                    sources.push(Source { label: label(input), numbers: Numbers::Stored(stored(input)?) });
+                    sources.push(Source { label: label(input), numbers: self.models[input.model].numbers(&input.key)? });
                 }
             }
         }
@@ -284,6 +281,10 @@ impl<'r> Planner<'r> {
         let keys = self.sources(site).iter().zip(&site.keys);
         let mut inputs: Vec<Input> = keys.map(|(source, key)| Input { model: self.model(&source.model).0, key: key.clone() }).collect();
         let aligned = self.alignment.is_some() && is_by_token(&site.name);
+        let changed = |input: &&Input| self.models[input.model].changes.as_ref().is_some_and(|changes| changes.adds_to(&input.key));
+        if let Some(input) = inputs.iter().find(changed).filter(|_| aligned) {
+            return Err(no_table(&self.models[input.model], &input.key));
+        }
         let info = self.info(site, &inputs, aligned)?;
         let base = self.base(site);
         if let Some(base) = base {
@@ -363,6 +364,15 @@ fn stack_of(model: &Model, end: usize) -> Result<&str> {
         true => Ok(prefix),
         false => Err(Error::InvalidConfig(format!("layer_range: {} has {count} layers, the slice ends at {end}", model.name))),
     }
+}
+
+/// Rows of a table are taken as they are stored.
+fn no_table(model: &Model, key: &str) -> Error {
+    Error::InvalidConfig(format!(
+        "{}: its adapter changes `{key}`, which cannot be brought to another vocabulary on the way; put it into its model first, with \
+         `peft merge-adapter`",
+        model.name
+    ))
 }
 
 /// Whether a type is one of numbers that can be averaged.

@@ -67,9 +67,13 @@ impl Plan {
     }
 
     fn input_bytes(&self, weight: &Weight) -> u64 {
-        let bytes = |input: &crate::plan::Input| self.models[input.model].info(&input.key).ok()?.num_bytes();
+        let bytes = |input: &crate::plan::Input| {
+            let model = &self.models[input.model];
+            let changed = model.changes.as_ref().map_or(0, |changes| changes.bytes(&input.key));
+            Some(model.info(&input.key).ok()?.num_bytes()? as u64 + changed)
+        };
         let fishers = self.fishers.as_ref().map_or(0, |fishers| fishers.bytes(&weight.fishers));
-        weight.inputs.iter().filter_map(bytes).sum::<usize>() as u64 + fishers
+        weight.inputs.iter().filter_map(bytes).sum::<u64>() + fishers
     }
 
     /// Computes the files that `dir` lacks and writes each under its name when it is complete, and then the index if there are several.

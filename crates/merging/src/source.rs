@@ -1,5 +1,6 @@
 //! Where the numbers of one input come from.
 
+use crate::adapters::LowRank;
 use peft_core::files::{Dtype, decode};
 use std::sync::Arc;
 
@@ -21,6 +22,8 @@ pub enum Numbers<'a> {
     Stored(Stored<'a>),
     /// A table whose rows come from elsewhere: an embedding brought to another vocabulary.
     Rows(Arc<Rows<'a>>),
+    /// A weight with the change of an adapter, or that change alone.
+    LowRank(Arc<LowRank<'a>>),
 }
 
 /// Floating-point numbers as a file has them.
@@ -59,6 +62,7 @@ impl Source<'_> {
             Numbers::Slice(numbers) => out.copy_from_slice(&numbers[start..start + out.len()]),
             Numbers::Stored(stored) => stored.read(start, out),
             Numbers::Rows(rows) => rows.read(start, out),
+            Numbers::LowRank(product) => product.read(start, out),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One weight in several models, read block by block.
 
 use crate::source::Source;
-use peft_core::files::{Dtype, encode};
+use peft_core::files::{Dtype, decode, encode};
 use peft_core::{Error, Result};
 use rayon::prelude::*;
 
@@ -183,5 +183,12 @@ impl Output {
     /// The numbers, little-endian.
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes
+    }
+
+    /// The numbers, rounded to the type of the output.
+    pub fn into_numbers(self) -> Vec<f32> {
+        let mut numbers = vec![0.0; self.bytes.len() / (self.dtype.bitsize() / 8)];
+        decode(self.dtype, &self.bytes, &mut numbers);
+        numbers
     }
 }

@@ -1,5 +1,7 @@
 //! A merge that goes on where it was cut.
 
+use crate::changes::Changes;
+use crate::models::Model;
 use crate::plan::Plan;
 use peft_core::files::{INDEX_FILE, OutputDir, read_text, write_atomic};
 use peft_core::{Error, Result};
@@ -94,41 +96,44 @@ impl<'p> Workshop<'p> {
 
     /// Changes when the result would.
     fn fingerprint(&self) -> Result<String> {
-        let models = self.plan.models.iter().map(|model| files_of(&model.dir)).collect::<Result<Vec<Value>>>()?;
-        let fishers = self.plan.fishers.iter().flat_map(|fishers| fishers.paths()).map(file_of).collect::<Result<Vec<Value>>>()?;
+        let models = self.plan.models.iter().flat_map(places).map(files_of).collect::<Result<Vec<Value>>>()?;
+        let fishers = self.plan.fishers.iter().flat_map(|fishers| fishers.paths()).map(files_of).collect::<Result<Vec<Value>>>()?;
         let (recipe, seed) = (&self.plan.recipe.text, self.plan.seed);
         let plan = json!({ "recipe": recipe, "seed": seed, "shard_bytes": self.shard_bytes, "models": models, "fishers": fishers });
         Ok(format!("{plan:#}\n"))
     }
 }
 
-/// Sizes and times of a model's files.
+/// Where the files of a model and of its adapter are.
+fn places(model: &Model) -> impl Iterator<Item = &Path> {
+    [model.dir.as_path()].into_iter().chain(model.changes.as_ref().map(Changes::path))
+}
+
+/// Sizes and times of the files in a directory, or of a file.
 fn files_of(dir: &Path) -> Result<Value> {
     let io = |e| Error::io(dir, e);
     let mut files = Vec::new();
-    for entry in fs::read_dir(dir).map_err(io)? {
-        let path = entry.map_err(io)?.path();
-        if fs::metadata(&path).map_err(|e| Error::io(&path, e))?.is_file() {
-            files.push(path);
+    let mut paths = vec![dir.to_path_buf()];
+    if dir.is_dir() {
+        paths = fs::read_dir(dir).map_err(io)?.map(|entry| entry.map(|entry| entry.path()).map_err(io)).collect::<Result<_>>()?;
+    }
+    for path in paths {
+        let metadata = fs::metadata(&path).map_err(|e| Error::io(&path, e))?;
+        if metadata.is_file() {
+            let changed = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            files.push((name, metadata.len(), changed.map_or(0, |time| time.as_millis() as u64)));
         }
     }
     files.sort();
-    let files = files.iter().map(|path| file_of(path)).collect::<Result<Vec<Value>>>()?;
     Ok(json!({ "dir": dir.canonicalize().map_err(io)?, "files": files }))
-}
-
-/// Size and time of a file.
-fn file_of(path: &Path) -> Result<Value> {
-    let metadata = fs::metadata(path).map_err(|e| Error::io(path, e))?;
-    let changed = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    Ok(json!([name, metadata.len(), changed.map_or(0, |time| time.as_millis() as u64)]))
 }
 
 /// A recipe cannot be made from what it makes.
 fn refuse_input(plan: &Plan, target: &Path) -> Result<()> {
     let Ok(target) = target.canonicalize() else { return Ok(()) };
-    let input = plan.models.iter().find(|model| model.dir.canonicalize().is_ok_and(|dir| dir == target));
+    let is_target = |path: &Path| path.canonicalize().is_ok_and(|path| path == target);
+    let input = plan.models.iter().find(|model| places(model).any(is_target));
     match input {
         Some(model) => Err(Error::InvalidConfig(format!("{} is a model of the recipe; write the result to another directory", model.name))),
         None => Ok(()),

@@ -423,6 +423,7 @@ fn mistakes_in_recipes_are_named() {
     assert!(said(&recipe([0.5, 0.5], "fisher_floor: -1")).contains("fisher_floor: from 0 on"));
     assert!(said(&recipe([0.5, 0.5], "favor_target: 2")).contains("favor_target is true or false"));
     assert!(said(&format!("{}tokenizer_source: base\n", recipe([0.5, 0.5], ""))).contains("one vocabulary"));
+    assert!(said("merge_method: fisher\nmodels: [{model: a+lora, parameters: {weight: 1}}]\n").contains("peft merge-adapter"));
     let sliced = "merge_method: fisher\nparameters: {weight: 1}\nslices: [{sources: [{model: a, layer_range: [0, 1]}, {model: b, layer_range: [0, 1]}]}]\n";
     assert!(said(sliced).contains("whole models"));
     let other = "merge_method: linear\nmodels: [{model: a, fisher: x, parameters: {weight: 1}}]\n";

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 const TOLERANCE: f32 = 1e-6;
 
-const DETERMINISTIC: [&str; 25] = [
+const DETERMINISTIC: [&str; 29] = [
     "linear",
     "linear_plain",
     "linear_gradient",
@@ -35,6 +35,10 @@ const DETERMINISTIC: [&str; 25] = [
     "sce",
     "sce_selected",
     "nearswap",
+    "ram",
+    "ramplus_tl",
+    "with_adapters",
+    "adapter_alone",
     "passthrough",
     "stacked_ties",
 ];

@@ -49,6 +49,20 @@ pub fn randomized_svd(matrix: Tensor<2>, k: usize, iterations: usize, rng: &mut 
     truncated(u.as_ref(), svd.S().column_vector().iter().copied().collect(), svd.V(), k, &device)
 }
 
+/// The `k` largest components of the product of `left: [m, r]` and `right: [r, n]`, which is not formed: the cost is that of two
+/// decompositions of thin matrices and one of a square of `r`.
+///
+/// # Errors
+/// As [`svd`].
+pub fn product_svd(left: Tensor<2>, right: Tensor<2>, k: usize) -> Result<Svd> {
+    let device = left.device();
+    let (left, right) = (to_host(left).qr(), to_host(right).transpose().qr());
+    let core = left.thin_R() * right.thin_R().transpose();
+    let svd = core.thin_svd().map_err(|_| Error::NonFinite { what: "singular value decomposition".into() })?;
+    let (u, v) = (left.compute_thin_Q() * svd.U(), right.compute_thin_Q() * svd.V());
+    truncated(u.as_ref(), svd.S().column_vector().iter().copied().collect(), v.as_ref(), k, &device)
+}
+
 fn truncated(u: MatRef<f32>, s: Vec<f32>, v: MatRef<f32>, k: usize, device: &Device) -> Result<Svd> {
     let k = k.min(s.len());
     if s.iter().any(|value| !value.is_finite()) {
@@ -112,6 +126,23 @@ mod tests {
         let approximate = rebuilt(randomized_svd(a, 3, 4, rng).unwrap());
         let size = exact.clone().abs().max().into_scalar::<f32>();
         assert!(distance(exact, approximate) < 1e-4 * size);
+    }
+
+    #[test]
+    fn components_of_a_product_are_those_of_the_matrix_it_is() {
+        let device = crate::device::host();
+        let rng = &mut seed::rng(0, "c");
+        // Thin factors, and factors wider than the matrix is.
+        for (m, r, n) in [(40, 3, 20), (5, 9, 30), (30, 12, 4)] {
+            let (left, right) = (seed::normal([m, r], 1.0, rng, &device), seed::normal([r, n], 1.0, rng, &device));
+            for k in [2, 3] {
+                let expected = rebuilt(svd(left.clone().matmul(right.clone()), k).unwrap());
+                let found = rebuilt(product_svd(left.clone(), right.clone(), k).unwrap());
+                assert!(distance(found, expected) < 1e-4, "{m} {r} {n}");
+            }
+        }
+        let bad = Tensor::<2>::from_floats([[f32::NAN], [1.0]], &device);
+        assert!(matches!(product_svd(bad.clone(), bad.transpose(), 1), Err(Error::NonFinite { .. })));
     }
 
     #[test]

@@ -5,8 +5,8 @@ use crate::hub::{self, Kind};
 use crate::output;
 use clap::Args;
 use indicatif::HumanBytes;
-use peft_core::{Error, Result};
-use peft_merge::{ModelRef, Plan, Recipe, Vocabulary, Workshop};
+use peft_core::Result;
+use peft_merge::{ModelDir, ModelRef, Plan, Recipe, Vocabulary, Workshop};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use std::time::Instant;
     merge_method: ties\n  base_model: org/base\n  models:\n    - model: org/first\n      parameters: {weight: 0.5, density: 0.5}\n    \
     - model: org/second\n      parameters: {weight: 0.5, density: 0.5}\n  dtype: bfloat16\n\n\
     Weights can be chosen on held-out data, for fisher and linear:\n  peft merge recipe.yaml --out merged --evaluate valid.jsonl\n\n\
-    Models are directories or hub ids. A merge that is cut goes on where it was when the command is given again.")]
+    Models are directories or hub ids; `model+adapter` is a model with an adapter of LoRA in it. A merge that is cut goes on where it was when the command is given again.")]
 pub struct Merge {
     /// What to merge and how, as YAML.
     #[arg(value_name = "RECIPE")]
@@ -157,21 +157,16 @@ impl<'a> DryRun<'a> {
     }
 }
 
-/// Where the models of a recipe lie; hub ids are downloaded.
-fn directories(recipe: &Recipe) -> Result<BTreeMap<ModelRef, PathBuf>> {
+/// Where the models of a recipe and their adapters lie; hub ids are downloaded.
+fn directories(recipe: &Recipe) -> Result<BTreeMap<ModelRef, ModelDir>> {
     let tokenizer = match recipe.tokenizer.as_ref().map(|tokenizer| &tokenizer.source) {
         Some(Vocabulary::Of(model)) => Some(model),
         _ => None,
     };
     let resolve = |name: &ModelRef| {
-        if let Some(adapter) = &name.adapter {
-            let model = &name.model;
-            return Err(Error::InvalidConfig(format!(
-                "{name}: put the adapter into its model first, `peft merge-adapter --model {model} --adapter {adapter} --out DIR`, and name \
-                 DIR in the recipe"
-            )));
-        }
-        Ok((name.clone(), hub::resolve(Path::new(&name.model), Kind::Model)?.dir))
+        let model = hub::resolve(Path::new(&name.model), Kind::Model)?.dir;
+        let adapter = name.adapter.as_ref().map(|adapter| hub::resolve(Path::new(adapter), Kind::Adapter)).transpose()?;
+        Ok((name.clone(), ModelDir { model, adapter: adapter.map(|adapter| adapter.dir) }))
     };
     recipe.models().into_iter().chain(tokenizer).map(resolve).collect()
 }

@@ -15,7 +15,8 @@ pub const SHARD_BYTES: u64 = 5_000_000_000;
 /// Put an adapter into its base model and write a complete checkpoint.
 #[derive(Args)]
 #[command(after_help = "Example:\n  peft merge-adapter --model SmolLM2-135M --adapter my-adapter --out SmolLM2-135M-mine\n\n\
-    The result has the base's files and number types, and loads in transformers without PEFT.")]
+    The result has the base's files and number types, and loads in transformers without PEFT.\n\
+    To merge several adapters into one adapter: peft merge-adapters.")]
 pub struct MergeAdapter {
     /// Base checkpoint: a directory or a hub id, org/name[@revision].
     #[arg(long, value_name = "DIR|ID")]

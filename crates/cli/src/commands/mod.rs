@@ -11,6 +11,7 @@ pub mod inspect;
 pub mod logits;
 pub mod merge;
 pub mod merge_adapter;
+pub mod merge_adapters;
 pub mod merge_search;
 pub mod methods;
 pub mod quickstart;

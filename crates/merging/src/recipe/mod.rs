@@ -123,6 +123,9 @@ impl Recipe {
     /// # Errors
     /// [`Error::Io`] if it cannot be read; [`Error::File`] as [`parse`](Self::parse) says.
     pub fn read(file: &Path) -> Result<Self> {
+        if file.is_dir() {
+            return Err(Error::file(file, "a directory, where a recipe is asked for: a YAML file that names models and a merge_method"));
+        }
         Self::parse(&read_text(file)?).map_err(|e| Error::file(file, reason(e)))
     }
 
@@ -201,6 +204,9 @@ impl Recipe {
             true if sources().any(|source| source.layers.is_some()) => {
                 Err(wrong("fisher merges whole models: list them under models, without slices"))
             }
+            true if sources().any(|source| source.model.adapter.is_some()) => Err(wrong(
+                "fisher merges models without adapters: put each into its model with `peft merge-adapter`, and run `peft fisher` on the result",
+            )),
             true if self.tokenizer.is_some() => Err(wrong("fisher merges models of one vocabulary: it takes no tokenizer_source")),
             false if sources().any(|source| source.fisher.is_some()) => {
                 Err(wrong(format!("{} reads no Fisher information: `fisher` beside a model is for merge_method: fisher", self.method.name)))

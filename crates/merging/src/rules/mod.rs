@@ -10,9 +10,11 @@ mod multislerp;
 mod nearswap;
 mod nuslerp;
 mod passthrough;
+mod ram;
 mod sce;
 mod slerp;
 mod task_vectors;
+mod weighted_sum;
 
 use crate::fisher::{Scale, Shared};
 use crate::method::Values;
@@ -31,9 +33,11 @@ pub use multislerp::MultiSlerp;
 pub use nearswap::NearSwap;
 pub use nuslerp::{NuSlerp, Over};
 pub use passthrough::Passthrough;
+pub use ram::{Boost, Ram};
 pub use sce::Sce;
 pub use slerp::Slerp;
 pub use task_vectors::{Sparse, TaskVectors};
+pub use weighted_sum::{Majority, Pruning, WeightedSum};
 
 /// How one weight is merged.
 pub trait Rule: std::fmt::Debug + Send + Sync {
@@ -71,7 +75,7 @@ pub fn merge(rule: &dyn Rule, name: &str, shape: &[usize], base: Option<&[f32]>,
     let others = others.iter().enumerate().map(|(i, numbers)| source(format!("model {i}"), numbers)).collect();
     let mut out = Output::new(Dtype::F32, len);
     rule.merge(&Stack { name, shape, base, others }, &mut out)?;
-    Ok(out.into_bytes().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+    Ok(out.into_numbers())
 }
 
 type Built = Result<Box<dyn Rule>>;
@@ -150,6 +154,18 @@ pub(crate) fn karcher(values: &Values) -> Built {
         return Err(Error::InvalidConfig(format!("max_iter: a whole number from 0, not {max_iter}")));
     }
     Ok(Box::new(Karcher { max_iter: max_iter as usize, tol: values.number("tol") }))
+}
+
+pub(crate) fn ram(values: &Values) -> Built {
+    Ok(Box::new(Ram { epsilon: values.number("epsilon"), boost: None }))
+}
+
+pub(crate) fn ramplus_tl(values: &Values) -> Built {
+    let boost = Boost { r: values.number("r"), alpha: values.number("alpha") };
+    if boost.alpha < 0.0 {
+        return Err(Error::InvalidConfig(format!("alpha: at least 0, not {}", boost.alpha)));
+    }
+    Ok(Box::new(Ram { epsilon: values.number("epsilon"), boost: Some(boost) }))
 }
 
 pub(crate) fn task_arithmetic(values: &Values) -> Built {

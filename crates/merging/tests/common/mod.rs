@@ -2,7 +2,7 @@
 #![allow(dead_code)]
 
 use peft_core::files::{Checkpoint, Dtype, TensorSource, pytorch_metadata, write_safetensors};
-use peft_merge::{ModelRef, Plan, Recipe, Vocabulary};
+use peft_merge::{ModelDir, ModelRef, Plan, Recipe, Vocabulary};
 use serde_json::json;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -19,7 +19,9 @@ pub fn plan_in(root: &Path, recipe: &str) -> peft_core::Result<Plan> {
     if let Some(Vocabulary::Of(model)) = recipe.tokenizer.as_ref().map(|tokenizer| &tokenizer.source) {
         names.push(model.clone());
     }
-    let dirs: BTreeMap<ModelRef, PathBuf> = names.into_iter().map(|name| (name.clone(), root.join(&name.model))).collect();
+    let place =
+        |name: &ModelRef| ModelDir { model: root.join(&name.model), adapter: name.adapter.as_ref().map(|adapter| root.join(adapter)) };
+    let dirs: BTreeMap<ModelRef, ModelDir> = names.into_iter().map(|name| (name.clone(), place(&name))).collect();
     Plan::new(recipe, &dirs, 0)
 }
 
