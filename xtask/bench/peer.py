@@ -5,6 +5,7 @@
     peer.py generate --model DIR --prompt N --new N
     peer.py load     --model DIR
     peer.py switch   --model DIR --adapters DIR --switches N [--mixed]
+    peer.py merge    --inputs DIR --models N --method linear|ties      (mergekit)
 
 One JSON object goes to stdout: what was measured, numbers that must agree with the other side's, versions. The
 number of threads is OMP_NUM_THREADS. Only what a job needs is imported: start-up is part of some measures."""
@@ -167,6 +168,28 @@ def switch(args) -> dict:
     return {"metrics": metrics, "check": check}
 
 
+def merge(args) -> dict:
+    from mergekit.config import MergeConfiguration
+    from mergekit.merge import MergeOptions, run_merge
+    from safetensors import safe_open
+
+    inputs, out = Path(args.inputs), Path(args.inputs) / "merged-peer"
+    parameters = {"weight": 0.5} if args.method == "linear" else {"weight": 0.5, "density": 0.5}
+    models = [{"model": str(inputs / str(number)), "parameters": parameters} for number in range(1, args.models + 1)]
+    recipe = {"merge_method": args.method, "models": models, "dtype": "bfloat16"}
+    if args.method == "ties":
+        recipe["base_model"] = str(inputs / "base")
+    run_merge(MergeConfiguration.model_validate(recipe), str(out), MergeOptions(copy_tokenizer=False, quiet=True))
+    ready_at = time.time()
+    check = []
+    for name in ["model.layers.0.mlp.up_proj.weight", "model.layers.23.self_attn.q_proj.weight"]:
+        for file in sorted(out.glob("*.safetensors")):
+            with safe_open(file, "pt") as tensors:
+                if name in tensors.keys():
+                    check.append(tensors.get_tensor(name).double().abs().mean().item())
+    return {"metrics": {}, "ready_at": ready_at, "check": check}
+
+
 def mixed(model, names: list[str], check: list[float]) -> dict:
     """A batch with an adapter for each row beside the same batch with one adapter for all."""
     ids = inputs(model, len(names), 64)
@@ -194,9 +217,15 @@ def peak_memory_bytes() -> int | None:
 
 
 def versions() -> dict:
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
 
-    return {"python": platform.python_version()} | {name: version(name) for name in ["torch", "transformers", "peft"]}
+    found = {"python": platform.python_version()}
+    for name in ["torch", "transformers", "peft", "mergekit"]:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            pass
+    return found
 
 
 def arguments() -> argparse.Namespace:
@@ -217,6 +246,11 @@ def arguments() -> argparse.Namespace:
     command = job(switch, "--switches")
     command.add_argument("--adapters", required=True)
     command.add_argument("--mixed", action="store_true")
+    command = jobs.add_parser("merge")
+    command.set_defaults(run=merge)
+    command.add_argument("--inputs", required=True)
+    command.add_argument("--models", type=int, required=True)
+    command.add_argument("--method", choices=["linear", "ties"], required=True)
     return parser.parse_args()
 
 

@@ -34,9 +34,9 @@ pub struct Bench {
     /// Measure transformers and PEFT too, in turns, and store the comparison.
     #[arg(long)]
     peer: bool,
-    /// The shape of the model.
-    #[arg(long, value_enum, default_value_t = Shape::Small)]
-    shape: Shape,
+    /// The shape of the model [default: small, for merges 500m].
+    #[arg(long, value_enum)]
+    shape: Option<Shape>,
     /// Runs of each side; the median counts.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -52,10 +52,13 @@ pub struct Bench {
     /// train: timed steps [default: 20, 135m 8].
     #[arg(long)]
     steps: Option<u32>,
+    /// merge-linear, merge-ties: checkpoints to merge, up to 5 [default: 2].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=5))]
+    models: Option<u32>,
     /// switch: also time a batch of which every row has an adapter of its own.
     #[arg(long)]
     mixed: bool,
-    /// Python with the packages of xtask/parity/requirements.txt [default: $PEFT_PYTHON, else a venv made in target/parity-venv].
+    /// Python with the packages of xtask/parity/requirements.txt, for merges with mergekit 0.1.5 [default: $PEFT_PYTHON, else a venv made in target/parity-venv].
     #[arg(long, value_name = "FILE")]
     python: Option<PathBuf>,
     /// This `peft-bench` in place of one built for release.
@@ -69,15 +72,16 @@ pub struct Bench {
 impl Bench {
     /// Measure, print, and store a comparison.
     pub fn run(&self) -> Outcome {
-        let settings = self.settings()?;
+        let shape = self.shape()?;
+        let settings = self.settings(shape)?;
         // Before the build, which takes longer.
-        let peer = self.peer.then(|| Side::peer(crate::parity::python::find(self.python.as_deref())?)).transpose()?;
+        let peer = self.peer.then(|| Side::peer(self.job, crate::parity::python::find(self.python.as_deref())?)).transpose()?;
         let ours = Side::ours(self.binary.as_deref())?;
-        let dir = workspace_root().join("target/bench").join(self.shape.to_string());
-        ours.prepare(self.shape, &dir)?;
+        let dir = workspace_root().join("target/bench").join(shape.to_string());
+        ours.prepare(shape, &dir)?;
         let args = self.job.args(&settings, &dir, self.mixed);
-        let (ours, peer) = self.measure(&ours, peer.as_ref(), &args)?;
-        let record = self.record(settings, &ours, &peer);
+        let (ours, peer) = self.measure(shape, &ours, peer.as_ref(), &args)?;
+        let record = self.record(shape, settings, &ours, &peer);
         if self.json {
             println!("{}", serde_json::to_string_pretty(&record)?);
         } else {
@@ -90,9 +94,17 @@ impl Bench {
         Ok(())
     }
 
-    fn settings(&self) -> Outcome<Settings> {
-        let mut settings = self.job.settings(self.shape);
-        for (name, value) in [("batch", self.batch), ("seq", self.seq), ("steps", self.steps)] {
+    fn shape(&self) -> Outcome<Shape> {
+        let merges = self.job.merge().is_some();
+        match self.shape.unwrap_or(if merges { Shape::M500 } else { Shape::Small }) {
+            shape if (shape == Shape::M500) == merges => Ok(shape),
+            shape => Err(format!("{shape} is no shape of {}", self.job).into()),
+        }
+    }
+
+    fn settings(&self, shape: Shape) -> Outcome<Settings> {
+        let mut settings = self.job.settings(shape);
+        for (name, value) in [("batch", self.batch), ("seq", self.seq), ("steps", self.steps), ("models", self.models)] {
             match (value, settings.get_mut(name)) {
                 (Some(value), Some(setting)) => *setting = value,
                 (Some(_), None) => return Err(format!("--{name} is no setting of {}", self.job).into()),
@@ -106,14 +118,14 @@ impl Bench {
     }
 
     /// The runs of each side, taken in turns.
-    fn measure(&self, ours: &Side, peer: Option<&Side>, args: &[String]) -> Outcome<(Vec<Run>, Vec<Run>)> {
+    fn measure(&self, shape: Shape, ours: &Side, peer: Option<&Side>, args: &[String]) -> Outcome<(Vec<Run>, Vec<Run>)> {
         let sides: Vec<&Side> = [ours].into_iter().chain(peer).collect();
         let bar = ProgressBar::new(u64::from(self.rounds) * sides.len() as u64);
         bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} {elapsed}")?);
         let mut runs = [Vec::new(), Vec::new()];
         for round in 1..=self.rounds {
             for (side, runs) in sides.iter().zip(&mut runs) {
-                let message = format!("{} {}: {}, round {round} of {}", self.job, self.shape, side.name(), self.rounds);
+                let message = format!("{} {shape}: {}, round {round} of {}", self.job, side.name(), self.rounds);
                 match bar.is_hidden() {
                     true => eprintln!("{message}"),
                     false => bar.set_message(message),
@@ -130,11 +142,11 @@ impl Bench {
         Ok((ours, peer))
     }
 
-    fn record(&self, settings: Settings, ours: &[Run], peer: &[Run]) -> Record {
+    fn record(&self, shape: Shape, settings: Settings, ours: &[Run], peer: &[Run]) -> Record {
         let measures = self.job.quantities().into_iter().filter_map(|quantity| Measure::of(quantity, ours, peer));
         Record {
             job: self.job,
-            shape: self.shape,
+            shape,
             rounds: self.rounds,
             settings,
             facts: facts::Facts::gather(self.threads, peer.first().map(|run| run.versions.clone()).unwrap_or_default()),

@@ -1,5 +1,8 @@
 //! Reproductions on real data: methods beside each other over several seeds, with a criterion that stands before the run.
 
+mod compeft;
+mod dm4;
+mod merging;
 mod plot;
 mod sentiment;
 mod shakespeare;
@@ -20,7 +23,8 @@ use table::Cell;
 /// Data and checkpoints are not part of the repository: name the directories that hold them.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  cargo xtask repro sentiment --model all-MiniLM-L6-v2 --data sentence_polarity\n  \
-    cargo xtask repro shakespeare --model stories260K --data tinyshakespeare.txt --seeds 3")]
+    cargo xtask repro shakespeare --model stories260K --data tinyshakespeare.txt --seeds 3\n  \
+    cargo xtask repro merging --data digits.csv")]
 pub struct Repro {
     #[command(subcommand)]
     experiment: Experiment,
@@ -30,6 +34,8 @@ pub struct Repro {
 enum Experiment {
     Sentiment(sentiment::Sentiment),
     Shakespeare(shakespeare::Shakespeare),
+    Merging(merging::Merging),
+    Compeft(compeft::Compeft),
 }
 
 /// What every experiment takes.
@@ -58,6 +64,8 @@ impl Repro {
         match &self.experiment {
             Experiment::Sentiment(experiment) => experiment.run(),
             Experiment::Shakespeare(experiment) => experiment.run(),
+            Experiment::Merging(experiment) => experiment.run(),
+            Experiment::Compeft(experiment) => experiment.run(),
         }
     }
 }
@@ -154,7 +162,7 @@ fn scores(all: &[Measured], method: &str) -> Cell {
 }
 
 /// Write the page, the numbers and the plot of an experiment.
-fn publish(name: &str, page: &str, svg: &str, all: &[Measured]) -> Outcome {
+fn publish(name: &str, page: &str, svg: &str, all: &[impl Serialize]) -> Outcome {
     let pages = workspace_root().join("docs/src/reproductions");
     let numbers = workspace_root().join("docs/reproductions");
     fs::create_dir_all(&pages)?;

@@ -16,7 +16,9 @@ const WORSE: &str = "#b4552d";
 pub fn svg(records: &[Record]) -> String {
     let measures = records.iter().flat_map(|record| record.measures.iter().map(move |measure| (record, measure)));
     let rows: Vec<(String, f64)> = measures
-        .filter_map(|(record, measure)| Some((format!("{} {}: {}", record.job, record.shape, quantity(&measure.label)), measure.ratio?)))
+        .filter_map(|(record, measure)| {
+            Some((format!("{} {}: {}", record.job, record.subject(), quantity(&measure.label)), measure.ratio?))
+        })
         .filter(|(_, ratio)| ratio.is_finite() && *ratio > 0.0)
         .collect();
     let axis = Axis::around(rows.iter().map(|(_, ratio)| *ratio));
@@ -25,7 +27,7 @@ pub fn svg(records: &[Record]) -> String {
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
          <rect width=\"{WIDTH}\" height=\"{height}\" fill=\"#ffffff\"/>\n\
-         <text x=\"12\" y=\"20\" font-size=\"14\" font-weight=\"bold\" fill=\"#222222\">burn-peft beside transformers + PEFT</text>\n\
+         <text x=\"12\" y=\"20\" font-size=\"14\" font-weight=\"bold\" fill=\"#222222\">burn-peft beside transformers + PEFT, and mergekit</text>\n\
          <text x=\"12\" y=\"38\" fill=\"#555555\">How many times better (faster, or with less memory); below 1 worse. Logarithmic axis.</text>\n"
     );
     for power in axis.low..=axis.high {

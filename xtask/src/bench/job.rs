@@ -12,7 +12,7 @@ pub type Settings = BTreeMap<String, u32>;
 
 /// A job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Job {
     /// Steps of LoRA, rank 8 on the query and value projections, with AdamW.
     Train,
@@ -22,6 +22,10 @@ pub enum Job {
     Load,
     /// Load 20 LoRA adapters, then switch between them 200 times.
     Switch,
+    /// A linear merge of some checkpoints.
+    MergeLinear,
+    /// TIES of some checkpoints, at density 0.5.
+    MergeTies,
 }
 
 /// The shape of a model.
@@ -34,6 +38,10 @@ pub enum Shape {
     #[value(name = "135m")]
     #[serde(rename = "135m")]
     M135,
+    /// That of Qwen2.5-0.5B, in bf16; to merge.
+    #[value(name = "500m")]
+    #[serde(rename = "500m")]
+    M500,
 }
 
 impl fmt::Display for Job {
@@ -75,6 +83,20 @@ pub const START: &str = "start_seconds";
 pub const MEMORY: &str = "peak_memory_bytes";
 
 impl Job {
+    /// The method, if this is a merge.
+    pub fn merge(self) -> Option<&'static str> {
+        match self {
+            Self::MergeLinear => Some("linear"),
+            Self::MergeTies => Some("ties"),
+            _ => None,
+        }
+    }
+
+    /// What it is compared with.
+    pub fn peer(self) -> &'static str {
+        if self.merge().is_some() { "mergekit" } else { "transformers + PEFT" }
+    }
+
     /// The usual numbers.
     pub fn settings(self, shape: Shape) -> Settings {
         let large = shape == Shape::M135;
@@ -84,13 +106,17 @@ impl Job {
             Self::Generate => &[("prompt", 32), ("new", 128)],
             Self::Load => &[],
             Self::Switch => &[("switches", 200)],
+            Self::MergeLinear | Self::MergeTies => &[("models", 2)],
         };
         settings.iter().map(|(name, value)| ((*name).into(), *value)).collect()
     }
 
     /// The command line of either side, with the files in `dir`.
     pub fn args(self, settings: &Settings, dir: &Path, mixed: bool) -> Vec<String> {
-        let mut args = vec![self.to_string(), "--model".into(), text(&dir.join("model"))];
+        let mut args = match self.merge() {
+            Some(method) => ["merge", "--method", method, "--inputs"].map(String::from).into_iter().chain([text(dir)]).collect(),
+            None => vec![self.to_string(), "--model".into(), text(&dir.join("model"))],
+        };
         args.extend(settings.iter().flat_map(|(name, value)| [format!("--{name}"), value.to_string()]));
         if self == Self::Switch {
             args.extend(["--adapters".into(), text(&dir.join("adapters"))]);
@@ -114,6 +140,9 @@ impl Job {
                 less("mixed_over_one", "8 adapters over one, ×"),
                 memory,
             ],
+            Self::MergeLinear | Self::MergeTies => {
+                vec![less(START, "start to end, s"), less("cat_seconds", "`cat` of the same bytes, s"), memory]
+            }
         }
     }
 }

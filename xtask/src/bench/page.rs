@@ -13,7 +13,7 @@ const END: &str = "<!-- made by cargo xtask bench: end -->";
 /// A table for the terminal.
 pub fn text(record: &Record) -> String {
     let mut text = format!("{} {}: {}\n", record.job, record.shape, settings(record));
-    writeln!(text, "{:<28} {:>24} {:>24} {:>8}", "median (min to max)", "burn-peft", "transformers + PEFT", "ratio").unwrap();
+    writeln!(text, "{:<28} {:>24} {:>24} {:>8}", "median (min to max)", "burn-peft", record.job.peer(), "ratio").unwrap();
     for measure in &record.measures {
         let [ours, peer, ratio] = cells(measure);
         writeln!(text, "{:<28} {ours:>24} {peer:>24} {ratio:>8}", measure.label).unwrap();
@@ -39,16 +39,16 @@ fn replaced(page: &str, part: &str) -> Option<String> {
 }
 
 fn table(records: &[Record]) -> String {
-    let mut text = String::from("| job | model | measure | burn-peft | transformers + PEFT | ratio |\n|---|---|---|---:|---:|---:|\n");
+    let mut text = String::from("| job | model | measure | burn-peft | peer | ratio |\n|---|---|---|---:|---:|---:|\n");
     for record in records {
         for measure in &record.measures {
             let [ours, peer, ratio] = cells(measure);
-            writeln!(text, "| {} | {} | {} | {ours} | {peer} | {ratio} |", record.job, record.shape, measure.label).unwrap();
+            writeln!(text, "| {} | {} | {} | {ours} | {peer} | {ratio} |", record.job, record.subject(), measure.label).unwrap();
         }
     }
     let mut facts: Vec<(String, Vec<String>)> = Vec::new();
     for record in records {
-        let (sentence, job) = (record.facts.sentence(), format!("{} {} ({})", record.job, record.shape, settings(record)));
+        let (sentence, job) = (record.facts.sentence(), format!("{} {} ({})", record.job, record.subject(), settings(record)));
         match facts.iter_mut().find(|(known, _)| *known == sentence) {
             Some((_, jobs)) => jobs.push(job),
             None => facts.push((sentence, vec![job])),

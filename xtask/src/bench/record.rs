@@ -37,7 +37,7 @@ pub struct Measure {
     pub more_is_better: bool,
     /// This library.
     pub ours: Spread,
-    /// transformers and PEFT.
+    /// The peer.
     pub peer: Option<Spread>,
     /// How many times better this library's median is than the peer's; below 1 it is worse.
     pub ratio: Option<f64>,
@@ -59,10 +59,17 @@ fn dir() -> PathBuf {
 }
 
 impl Record {
-    /// Store it, in place of an earlier one of the same job and shape.
+    /// Which model, and how many of them are merged.
+    pub fn subject(&self) -> String {
+        let models = self.settings.get("models").map_or_else(String::new, |models| format!(" × {models}"));
+        format!("{}{models}", self.shape)
+    }
+
+    /// Store it, in place of an earlier one of the same job, shape and number of models.
     pub fn store(&self) -> Outcome {
         fs::create_dir_all(dir())?;
-        let path = dir().join(format!("{}-{}.json", self.job, self.shape));
+        let models = self.settings.get("models").map_or_else(String::new, |models| format!("-{models}"));
+        let path = dir().join(format!("{}-{}{models}.json", self.job, self.shape));
         Ok(write_atomic(&path, format!("{}\n", serde_json::to_string_pretty(self)?).as_bytes())?)
     }
 
@@ -75,7 +82,7 @@ impl Record {
                 records.push(read_json::<Self>(&path)?);
             }
         }
-        records.sort_by_key(|record| (record.job, std::cmp::Reverse(record.shape)));
+        records.sort_by_key(|record| (record.job, std::cmp::Reverse(record.shape), record.settings.get("models").copied()));
         Ok(records)
     }
 }

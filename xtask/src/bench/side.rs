@@ -1,6 +1,6 @@
 //! One side of a comparison: a program that is started anew for each run.
 
-use super::job::{MEMORY, START, Shape};
+use super::job::{Job, MEMORY, START, Shape};
 use super::text;
 use crate::parity::binary;
 use crate::{Outcome, workspace_root};
@@ -47,12 +47,15 @@ impl Side {
         Ok(Self { name: "burn-peft", program, first: Vec::new() })
     }
 
-    /// transformers and PEFT under this interpreter, if it has them.
-    pub fn peer(python: PathBuf) -> Outcome<Self> {
+    /// The peer of a job under this interpreter, if it has it.
+    pub fn peer(job: Job, python: PathBuf) -> Outcome<Self> {
         let script = text(&workspace_root().join("xtask/bench/peer.py"));
-        let side = Self { name: "transformers + PEFT", program: python, first: vec![script] };
+        let side = Self { name: job.peer(), program: python, first: vec![script] };
         side.output(&["--help".into()], 1).map_err(|error| {
-            format!("{error}\nthe comparison needs a Python with the packages of xtask/parity/requirements.txt: --python or PEFT_PYTHON")
+            format!(
+                "{error}\nthe comparison needs a Python with the packages of xtask/parity/requirements.txt, for merges with mergekit: \
+                 --python or PEFT_PYTHON"
+            )
         })?;
         Ok(side)
     }

@@ -6,6 +6,7 @@
 mod base;
 mod generate;
 mod load;
+mod merge;
 mod prepare;
 mod report;
 mod switch;
@@ -29,6 +30,7 @@ enum Job {
     Generate(generate::Generate),
     Load(load::Load),
     Switch(switch::Switch),
+    Merge(merge::Merge),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Job::Generate(job) => job.run(),
         Job::Load(job) => job.run(),
         Job::Switch(job) => job.run(),
+        Job::Merge(job) => job.run(),
     });
     match report {
         Ok(report) => {

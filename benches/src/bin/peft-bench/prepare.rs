@@ -1,6 +1,7 @@
 //! Random checkpoints and adapters to measure with.
 
 use crate::base::lora;
+use crate::merge;
 use crate::report::Report;
 use burn::tensor::{DType, Device};
 use clap::{Args, ValueEnum};
@@ -34,52 +35,20 @@ enum Shape {
     /// That of SmolLM2-135M.
     #[value(name = "135m")]
     M135,
-}
-
-impl Shape {
-    /// `config.json`. No token begins or ends a text, so that generation always runs to its full length.
-    fn config(self) -> Value {
-        let mut config = json!({
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
-            "hidden_act": "silu",
-            "rms_norm_eps": 1e-5,
-            "initializer_range": 0.04,
-            "tie_word_embeddings": true,
-            "attention_bias": false,
-            "mlp_bias": false,
-            "bos_token_id": null,
-            "eos_token_id": null,
-            "dtype": "float32",
-        });
-        let (sizes, rope_theta) = match self {
-            Self::Small => ([288, 6, 6, 6, 48, 768, 32_000, 1024], 10_000.0),
-            Self::M135 => ([576, 30, 9, 3, 64, 1536, 49_152, 8192], 100_000.0),
-        };
-        let keys = [
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "num_key_value_heads",
-            "head_dim",
-            "intermediate_size",
-            "vocab_size",
-            "max_position_embeddings",
-        ];
-        for (key, size) in keys.into_iter().zip(sizes) {
-            config[key] = size.into();
-        }
-        // Version 4 of transformers reads the first of these, version 5 the second.
-        config["rope_theta"] = rope_theta.into();
-        config["rope_parameters"] = json!({ "rope_type": "default", "rope_theta": rope_theta });
-        config
-    }
+    /// That of Qwen2.5-0.5B: several checkpoints to merge, in bf16.
+    #[value(name = "500m")]
+    M500,
 }
 
 impl Prepare {
     /// Write what is missing.
     pub fn run(&self) -> Result<Report> {
-        let config = format!("{:#}\n", self.shape.config());
+        let sizes = match self.shape {
+            Shape::Small => ([288, 6, 6, 6, 48, 768, 32_000, 1024], 10_000.0),
+            Shape::M135 => ([576, 30, 9, 3, 64, 1536, 49_152, 8192], 100_000.0),
+            Shape::M500 => return merge::prepare(&self.out),
+        };
+        let config = format!("{:#}\n", config(sizes));
         if std::fs::read_to_string(self.out.join("model/config.json")).is_ok_and(|found| found == config) {
             return Ok(Report::default());
         }
@@ -113,4 +82,38 @@ fn write_adapters(mut model: CausalLm, base: &Path, dir: &Path, device: &Device)
 
 fn create_dir(dir: &Path) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))
+}
+
+/// `config.json`. No token begins or ends a text, so that generation always runs to its full length.
+fn config((sizes, rope_theta): ([usize; 8], f64)) -> Value {
+    let mut config = json!({
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-5,
+        "initializer_range": 0.04,
+        "tie_word_embeddings": true,
+        "attention_bias": false,
+        "mlp_bias": false,
+        "bos_token_id": null,
+        "eos_token_id": null,
+        "dtype": "float32",
+    });
+    let keys = [
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "intermediate_size",
+        "vocab_size",
+        "max_position_embeddings",
+    ];
+    for (key, size) in keys.into_iter().zip(sizes) {
+        config[key] = size.into();
+    }
+    // Version 4 of transformers reads the first of these, version 5 the second.
+    config["rope_theta"] = rope_theta.into();
+    config["rope_parameters"] = json!({ "rope_type": "default", "rope_theta": rope_theta });
+    config
 }

@@ -3,6 +3,7 @@
 use crate::attempt::attempt;
 use peft_core::{Error, Result};
 use serde_json::{Value, json};
+use std::time::Instant;
 
 /// A result of a computation, on the host.
 pub struct Output {
@@ -25,6 +26,8 @@ pub struct Check {
     tolerance: f64,
     /// For each output the largest difference over the largest element of the expected one.
     differences: Result<Vec<(String, f64)>, String>,
+    /// Both computations, with what a device compiles for them.
+    seconds: f64,
 }
 
 impl Check {
@@ -35,9 +38,10 @@ impl Check {
         expected: impl FnOnce() -> Result<Vec<Output>>,
         found: impl FnOnce() -> Result<Vec<Output>>,
     ) -> Self {
+        let start = Instant::now();
         let both = attempt(expected).map_err(|e| format!("expected values: {e}")).and_then(|expected| Ok((expected, attempt(found)?)));
         let differences = both.and_then(|(expected, found)| differences(&expected, &found));
-        let check = Self { name: name.into(), tolerance, differences };
+        let check = Self { name: name.into(), tolerance, differences, seconds: start.elapsed().as_secs_f64() };
         eprintln!("   {}", check.line());
         check
     }
@@ -49,7 +53,7 @@ impl Check {
 
     /// The check as JSON; a difference that is no number is null.
     pub fn json(&self) -> Value {
-        let mut json = json!({ "name": self.name, "ok": self.ok(), "tolerance": self.tolerance });
+        let mut json = json!({ "name": self.name, "ok": self.ok(), "tolerance": self.tolerance, "seconds": self.seconds });
         match &self.differences {
             Ok(differences) => json["differences"] = differences.iter().map(|(name, d)| (name.clone(), json!(d))).collect(),
             Err(error) => json["error"] = error.as_str().into(),
@@ -63,7 +67,7 @@ impl Check {
             Ok(differences) => differences.iter().max_by(|a, b| a.1.total_cmp(&b.1)).map(|(name, d)| format!("{d:.1e} ({name})")),
             Err(error) => error.lines().next().map(String::from),
         };
-        format!("{verdict} {}: {}", self.name, worst.unwrap_or_default())
+        format!("{verdict} {}: {}, {:.1} s", self.name, worst.unwrap_or_default(), self.seconds)
     }
 }
 

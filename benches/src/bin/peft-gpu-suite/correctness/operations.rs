@@ -2,7 +2,7 @@
 
 use super::compare::{Check, Output};
 use super::tape::Tape;
-use super::{HALF, SINGLE};
+use super::{HALF, PRODUCT, SINGLE};
 use burn::tensor::{DType, Device, Int, Tensor};
 use peft_core::{Result, ops};
 
@@ -15,19 +15,19 @@ const OPERATIONS: [(&str, f64, Operation); 19] = [
     ("gelu", SINGLE, |tape| activated(tape, ops::gelu)),
     ("gelu_tanh", SINGLE, |tape| activated(tape, ops::gelu_tanh)),
     ("rotate", SINGLE, rotate),
-    ("attention, causal", SINGLE, |tape| attention(tape, 4, [70, 70], &causal(70))),
-    ("attention, grouped heads", SINGLE, |tape| attention(tape, 2, [70, 70], &causal(70))),
-    ("attention, one query after a past", SINGLE, |tape| attention(tape, 2, [1, 33], &windowed(1, 32, 99))),
-    ("attention, through a window after a past", SINGLE, |tape| attention(tape, 1, [70, 81], &windowed(70, 11, 20))),
-    ("attention, packed and padded rows", SINGLE, |tape| attention(tape, 2, [70, 70], &rows(70))),
-    ("project, f32", SINGLE, |tape| project(tape, DType::F32)),
+    ("attention, causal", PRODUCT, |tape| attention(tape, 4, [70, 70], &causal(70))),
+    ("attention, grouped heads", PRODUCT, |tape| attention(tape, 2, [70, 70], &causal(70))),
+    ("attention, one query after a past", PRODUCT, |tape| attention(tape, 2, [1, 33], &windowed(1, 32, 99))),
+    ("attention, through a window after a past", PRODUCT, |tape| attention(tape, 1, [70, 81], &windowed(70, 11, 20))),
+    ("attention, packed and padded rows", PRODUCT, |tape| attention(tape, 2, [70, 70], &rows(70))),
+    ("project, f32", PRODUCT, |tape| project(tape, DType::F32)),
     ("project, bf16", HALF, |tape| project(tape, DType::BF16)),
     ("project, f16", HALF, |tape| project(tape, DType::F16)),
-    ("project_low_rank, f32", SINGLE, |tape| project_low_rank(tape, DType::F32)),
+    ("project_low_rank, f32", PRODUCT, |tape| project_low_rank(tape, DType::F32)),
     ("project_low_rank, bf16", HALF, |tape| project_low_rank(tape, DType::BF16)),
-    ("linear_cross_entropy, f32", SINGLE, |tape| head(tape, 40, 300, DType::F32)),
+    ("linear_cross_entropy, f32", PRODUCT, |tape| head(tape, 40, 300, DType::F32)),
     ("linear_cross_entropy, bf16", HALF, |tape| head(tape, 40, 300, DType::BF16)),
-    ("linear_cross_entropy, more logits than exist at once", SINGLE, |tape| head(tape, 300, 128_000, DType::F32)),
+    ("linear_cross_entropy, more logits than exist at once", PRODUCT, |tape| head(tape, 300, 128_000, DType::F32)),
 ];
 
 /// Compare them all.
