@@ -33,7 +33,7 @@ pub struct Merge {
     /// Say what would be done, and do nothing.
     #[arg(long)]
     dry_run: bool,
-    /// What random numbers start from, for the methods that draw some (dare, della).
+    /// What random numbers start from, for the methods that draw some (dare, della) and for weights drawn with --evaluate.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     /// The largest file of the checkpoint, such as 500MB or 5GB.
@@ -84,11 +84,11 @@ impl Merge {
         let recipe = Recipe::read(&self.recipe)?;
         let directories = directories(&recipe)?;
         let plan = Plan::new(recipe, &directories, self.seed)?;
-        let (plan, search) = self.search.choose(plan, self.seed)?;
         if self.dry_run {
             let planned = DryRun::of(&plan, self.shard_size)?;
             return output::print(json, &planned, planned.text());
         }
+        let (plan, search) = self.search.choose(plan, self.seed)?;
         let bar = output::byte_bar(plan.bytes(), "merging");
         let finished = Workshop::open(&plan, &self.out, self.overwrite, self.shard_size)?.run(&|bytes| bar.inc(bytes))?;
         bar.finish_and_clear();
