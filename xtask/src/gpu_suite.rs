@@ -28,6 +28,9 @@ pub struct GpuSuite {
     /// Link LLVM, which the build downloads once, and compile kernels through it in place of NVRTC.
     #[arg(long)]
     llvm: bool,
+    /// Leave out the tuning of kernels, which takes minutes at the first run of each shape.
+    #[arg(long, conflicts_with = "llvm")]
+    untuned: bool,
     /// Where everything goes [default: target/gpu-suite].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -58,7 +61,11 @@ impl GpuSuite {
     }
 
     fn build(&self) -> Outcome<PathBuf> {
-        let features = if self.llvm { "cuda" } else { "cuda-nvrtc" };
+        let features = match (self.llvm, self.untuned) {
+            (true, _) => "cuda",
+            (_, true) => "cuda-untuned",
+            _ => "cuda-nvrtc",
+        };
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.args(["rustc", "--release", "--package", "peft-benches", "--bin", PROGRAM, "--features", features]);
         cargo.args(["--message-format", "json-render-diagnostics"]);

@@ -167,7 +167,8 @@ impl Suite {
 
 /// What this program was built with.
 fn features() -> Vec<&'static str> {
-    device::compiled().into_iter().chain(cfg!(feature = "cuda-nvrtc").then_some("nvrtc")).collect()
+    let named = [("nvrtc", cfg!(any(feature = "cuda-nvrtc", feature = "cuda-untuned"))), ("untuned", cfg!(feature = "cuda-untuned"))];
+    device::compiled().into_iter().chain(named.into_iter().filter_map(|(name, on)| on.then_some(name))).collect()
 }
 
 #[cfg(test)]
