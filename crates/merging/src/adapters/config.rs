@@ -4,7 +4,7 @@ use peft_core::{Error, Names, Result, pattern_value};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What can be done with an adapter whose matrices alone are not all of it.
 const WAY_OUT: &str = "put it into its model with `peft merge-adapter`, and merge models with `peft merge`";
@@ -35,6 +35,7 @@ const PLAIN_STARTS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
 pub(crate) struct Config {
     /// All of the file.
     pub value: Value,
+    file: PathBuf,
     fields: Fields,
 }
 
@@ -94,15 +95,15 @@ impl Config {
         if !fields.lora_alpha.is_finite() || fields.alpha_pattern.values().any(|alpha| !alpha.is_finite()) {
             return Err(Error::file(file, "lora_alpha must be a finite number"));
         }
-        Ok(Self { value, fields })
+        Ok(Self { value, file: file.into(), fields })
     }
 
     /// The rank at a module.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] if a pattern is no regular expression.
+    /// [`Error::File`] if a pattern is no regular expression.
     pub fn rank_at(&self, module: &str) -> Result<usize> {
-        Ok(*pattern_value(&self.fields.rank_pattern, module)?.unwrap_or(&self.fields.r))
+        self.at(&self.fields.rank_pattern, module, self.fields.r)
     }
 
     /// The factor of the change at a module.
@@ -111,8 +112,13 @@ impl Config {
     /// As [`rank_at`](Self::rank_at).
     pub fn scaling_at(&self, module: &str) -> Result<f64> {
         let rank = self.rank_at(module)? as f64;
-        let alpha = pattern_value(&self.fields.alpha_pattern, module)?.unwrap_or(&self.fields.lora_alpha);
+        let alpha = self.at(&self.fields.alpha_pattern, module, self.fields.lora_alpha)?;
         Ok(if self.fields.use_rslora { alpha / rank.sqrt() } else { alpha / rank })
+    }
+
+    fn at<T: Copy>(&self, patterns: &BTreeMap<String, T>, module: &str, otherwise: T) -> Result<T> {
+        let found = pattern_value(patterns, module).map_err(|e| Error::file(&self.file, e))?;
+        Ok(found.copied().unwrap_or(otherwise))
     }
 
     /// Whether the base stores weights as `[in, out]`.
