@@ -125,3 +125,33 @@ fn what_does_not_fit_is_refused_with_the_reason() {
     assert!(said(BERT, &[]).contains("holds no classifier"));
     assert!(said(BERT, &["--per-token"]).contains("--per-token is for decoders"));
 }
+
+#[test]
+fn weights_of_decoders_are_chosen_by_perplexity() {
+    let place = Place::new();
+    let (data, first) = (place.data(), place.file("first"));
+    std::fs::rename(place.checkpoint(), &first).unwrap();
+    let second = place.checkpoint();
+    let models = [Path::new(TINY), &first, &second];
+    let search = |method: &str, count: usize, out: &str| {
+        let models: Vec<_> = models[..count].iter().map(|model| json!({ "model": model, "parameters": { "weight": 1 } })).collect();
+        let recipe = json!({ "merge_method": method, "base_model": models[0]["model"], "models": models }).to_string();
+        [place.write("recipe.yaml", &recipe), place.path(out)]
+    };
+    let [recipe, out] = search("linear", 2, "two");
+    let found = result(&["merge", &recipe, "--out", &out, "--evaluate", &data, "--candidates", "3"])["search"].clone();
+    let weights: Vec<_> = found["tried"].as_array().unwrap().iter().map(|tried| tried["weights"].clone()).collect();
+    assert_eq!(weights, [json!([0.0, 1.0]), json!([0.5, 0.5]), json!([1.0, 0.0])]);
+    // The models are the same one: the first of equal candidates is taken.
+    assert_eq!((&found["metric"], &found["weights"]), (&json!("perplexity"), &json!([0.0, 1.0])));
+
+    let [recipe, out] = search("linear", 3, "three");
+    let found = result(&["merge", &recipe, "--out", &out, "--evaluate", &data, "--candidates", "2", "--limit", "2"])["search"].clone();
+    for tried in found["tried"].as_array().unwrap() {
+        let weights: Vec<f64> = tried["weights"].as_array().unwrap().iter().map(|weight| weight.as_f64().unwrap()).collect();
+        assert!(weights.len() == 3 && (weights.iter().sum::<f64>() - 1.0).abs() < 1e-12, "{tried}");
+    }
+    let [recipe, out] = search("ties", 3, "ties");
+    let said = failure(&["merge", &recipe, "--out", &out, "--evaluate", &data]);
+    assert!(said.contains("weights are searched for the methods fisher and linear, not for ties"), "{said}");
+}
