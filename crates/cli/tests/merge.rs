@@ -31,6 +31,8 @@ fn a_merge_is_planned_without_writing_and_then_written() {
     let weights = plan["weights"].as_array().unwrap();
     assert!(weights.iter().all(|weight| weight["dtype"] == "BF16" && weight["inputs"].as_array().unwrap().len() == 3));
 
+    assert_eq!(weights[0]["settings"], "weight 0.5; density 0.5; normalize true; rescale false; lambda 1; int8_mask false");
+
     let merged = result(&["merge", &recipe, "--out", &out]);
     assert_eq!((&merged["bytes"], &merged["weights"]), (&plan["bytes"], &json!(weights.len())));
     assert!(failure(&["merge", &recipe, "--out", &out]).contains("exists already"));

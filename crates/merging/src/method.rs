@@ -81,6 +81,25 @@ impl Values {
         self.number(name) != 0.0
     }
 
+    /// The values as people read them: what all models share, and what each has where it is not the same in all.
+    pub fn describe(&self, method: &Method) -> String {
+        let text = |parameter: &Parameter, value: f64| match parameter.flag {
+            true => (value != 0.0).to_string(),
+            false => value.to_string(),
+        };
+        let part = |parameter: &Parameter| {
+            let values: Vec<f64> = match parameter.per_model {
+                true => self.models.iter().filter_map(|values| values.get(parameter.name).copied()).collect(),
+                false => self.shared.get(parameter.name).into_iter().copied().collect(),
+            };
+            let first = *values.first()?;
+            let same = values.iter().all(|value| *value == first);
+            let values: Vec<String> = values.iter().take(if same { 1 } else { usize::MAX }).map(|value| text(parameter, *value)).collect();
+            Some(format!("{} {}", parameter.name, values.join(", ")))
+        };
+        method.parameters.iter().filter_map(part).collect::<Vec<_>>().join("; ")
+    }
+
     /// The value that each model has.
     pub fn each(&self, name: &str) -> Vec<f64> {
         self.models.iter().map(|values| values.get(name).copied().unwrap_or(0.0)).collect()

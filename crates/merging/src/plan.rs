@@ -48,6 +48,8 @@ pub struct Weight {
     pub aligned: bool,
     /// How it is merged; `None` for integers, which are copied.
     pub rule: Option<Box<dyn Rule>>,
+    /// The settings of the rule, for people.
+    pub settings: String,
 }
 
 /// A weight of a model.
@@ -105,7 +107,8 @@ impl Plan {
         let merged: Vec<Vec<String>> = weights.iter().map(|weight| weight.fishers.clone()).filter(|keys| !keys.is_empty()).collect();
         let shared = fishers.as_ref().map(|fishers| fishers.shared(&merged)).transpose()?;
         for (weight, site) in weights.iter_mut().zip(&sites).filter(|(weight, _)| is_floating(weight.info.dtype)) {
-            weight.rule = Some(planner.rule(site, shared.as_ref())?);
+            let (rule, settings) = planner.rule(site, shared.as_ref())?;
+            (weight.rule, weight.settings) = (Some(rule), settings);
         }
         Ok(weights)
     }
@@ -295,13 +298,15 @@ impl<'r> Planner<'r> {
             Some(fishers) if site.only.is_none() && is_floating(info.dtype) => fishers.keys(&inputs, self.models, &info.shape)?,
             _ => Vec::new(),
         };
-        Ok(Weight { info, inputs, fishers, has_base: base.is_some(), aligned, rule: None, name: site.name.clone() })
+        let (has_base, name) = (base.is_some(), site.name.clone());
+        Ok(Weight { info, inputs, fishers, has_base, aligned, rule: None, settings: String::new(), name })
     }
 
-    fn rule(&self, site: &Site<'r>, fisher: Option<&Shared>) -> Result<Box<dyn Rule>> {
+    /// How a weight is merged, and its settings as people read them.
+    fn rule(&self, site: &Site<'r>, fisher: Option<&Shared>) -> Result<(Box<dyn Rule>, String)> {
         let Site { slice, depth, keys, name, only } = site;
-        if only.is_some() {
-            return Ok(Box::new(Passthrough { scale: None }));
+        if let Some(only) = only {
+            return Ok((Box::new(Passthrough { scale: None }), format!("that of {}", slice.sources[*only].model)));
         }
         let method = self.recipe.method;
         let shared = Asked { method, name, depth: *depth, scopes: &[&slice.parameters, &self.recipe.parameters], model: None };
@@ -313,10 +318,11 @@ impl<'r> Planner<'r> {
         });
         let models = models.collect::<Result<_>>()?;
         let values = Values { shared: resolve(&shared)?, models, seed: self.seed, fisher: fisher.cloned() };
-        method.rule(&values).map_err(|e| match e {
+        let rule = method.rule(&values).map_err(|e| match e {
             Error::InvalidConfig(reason) => Error::InvalidConfig(format!("`{name}`: {reason}")),
             e => e,
-        })
+        })?;
+        Ok((rule, values.describe(method)))
     }
 
     /// Type and shape of the result, if the inputs agree.

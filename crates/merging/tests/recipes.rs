@@ -142,6 +142,7 @@ fn values_out_of_range_are_refused() {
     assert!(error(&recipe("density: 1.5", "ties")).contains("density: between 0 and 1, not 1.5"));
     assert!(error(&recipe("density: 0.9, epsilon: 0.2", "della")).contains("0.9 ± 0.2"));
     assert!(error(&recipe("select_topk: 2", "sce")).contains("select_topk: between 0 and 1"));
+    assert!(error(&recipe("alpha: -1", "ramplus_tl")).contains("alpha: at least 0"));
     assert!(error(&recipe("normalize: 3", "ties")).contains("normalize is true or false"));
     assert!(error(&recipe("density: half", "ties")).contains("`half` is no number"));
     let zero = LINEAR.replacen("weight: 1", "weight: -1", 1);

@@ -75,7 +75,8 @@ struct PlannedWeight<'a> {
     shape: &'a [usize],
     bytes: u64,
     inputs: Vec<String>,
-    rule: String,
+    /// The parameters of the method; what differs between models has a value for each but the base.
+    settings: &'a str,
 }
 
 impl Merge {
@@ -129,7 +130,7 @@ impl<'a> DryRun<'a> {
             shape: &weight.info.shape,
             bytes: weight.num_bytes(),
             inputs: weight.inputs.iter().map(|input| format!("{}: {}", plan.models[input.model].name, input.key)).collect(),
-            rule: weight.rule.as_ref().map_or_else(|| "copied".into(), |rule| format!("{rule:?}")),
+            settings: if weight.rule.is_some() { &weight.settings } else { "copied" },
         };
         Ok(Self {
             method: plan.recipe.method.name,
@@ -142,7 +143,7 @@ impl<'a> DryRun<'a> {
     }
 
     fn text(&self) -> String {
-        let row = |weight: &PlannedWeight| vec![weight.name.into(), format!("{} {:?}", weight.dtype, weight.shape), weight.rule.clone()];
+        let row = |weight: &PlannedWeight| vec![weight.name.into(), format!("{} {:?}", weight.dtype, weight.shape), weight.settings.into()];
         let rows: Vec<Vec<String>> = self.weights.iter().map(row).collect();
         format!(
             "{}\n\n{} of {}: {} weights, {} in {} files, about {} of memory",

@@ -12,14 +12,17 @@ use peft_merge::rules::Majority;
 use serde::Serialize;
 use std::path::PathBuf;
 
+/// The smaller side of a weight whose exact decomposition takes long.
+const LARGE: usize = 2048;
+
 /// Merge several LoRA adapters of one model into one adapter.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
     peft merge-adapters french poems --weights 0.7,0.3 --out french-poems\n  \
     peft merge-adapters french poems --weights 1,1 --combination ties --density 0.5 --out french-poems\n  \
     peft merge-adapters french poems --weights 1,-0.5 --combination cat --out french-unpoetic\n\n\
-    svd adds up the changes and keeps the largest components; cat keeps all, at the sum of the ranks. linear, and what has no _svd,\n\
-    adds up the matrices themselves: quick, and rough. ties elects a sign for each number, dare drops numbers at random, magnitude_prune\n\
+    svd adds up the changes and keeps the largest components; cat keeps all, at the sum of the ranks. linear, and what has no _svd, \
+    adds up the matrices themselves: quick, and rough. ties elects a sign for each number, dare drops numbers at random, magnitude_prune \
     the smallest. These are the combinations of HF PEFT's add_weighted_adapter, and give what it gives; the result loads there too.\n\n\
     To put one adapter into its model: peft merge-adapter.")]
 pub struct MergeAdapters {
@@ -99,6 +102,7 @@ impl MergeAdapters {
         }
         self.refuse_input(&merge)?;
         let out = OutputDir::create(&self.out, self.overwrite)?;
+        self.note_slow(&merge);
         let bar = output::bar(merge.modules.len(), "merging");
         outcome.bytes = Some(merge.write(out.path(), &|| bar.inc(1))?);
         bar.finish_and_clear();
@@ -124,6 +128,17 @@ impl MergeAdapters {
             svd_rank: self.svd_rank,
             svd_iterations: self.svd_iterations,
             seed: self.seed,
+        }
+    }
+
+    /// Exact decompositions of large weights take long, which is better known before.
+    fn note_slow(&self, merge: &AdapterMerge) {
+        let exact = self.combination.drops() && self.combination.decomposes() && self.svd_iterations.is_none();
+        let large = merge.modules.iter().filter(|module| module.site.rows.min(module.site.columns) >= LARGE).count();
+        if exact && large > 0 {
+            eprintln!(
+                "note: {large} large weights are decomposed exactly, which takes long; --svd-iterations 8 is much faster and nearly as close"
+            );
         }
     }
 

@@ -135,7 +135,7 @@ impl Recipe {
     /// [`Error::InvalidConfig`] for what is no recipe: an unknown field, method, parameter or type, models and slices at once, a base
     /// that the method lacks, too few or too many models.
     pub fn parse(text: &str) -> Result<Self> {
-        let file: File = serde_saphyr::from_str(text).map_err(|e| wrong(e.to_string().trim_end()))?;
+        let file: File = serde_saphyr::from_str(text).map_err(|e| wrong(e.to_string().trim_end().trim_start_matches("error: ")))?;
         let method = Method::named(&file.merge_method)?;
         let top = file.parameters.unwrap_or_default();
         let (slices, parameters) = slices(file.models, file.slices, file.modules, &top)?;
