@@ -2,6 +2,7 @@
 
 mod compeft;
 mod dm4;
+mod fisher_merging;
 mod merging;
 mod plot;
 mod sentiment;
@@ -36,6 +37,7 @@ enum Experiment {
     Sentiment(sentiment::Sentiment),
     Shakespeare(shakespeare::Shakespeare),
     Merging(merging::Merging),
+    FisherMerging(fisher_merging::FisherMerging),
     Compeft(compeft::Compeft),
     #[command(name = "adamerging")]
     AdaMerging(trained::AdaMerging),
@@ -70,6 +72,7 @@ impl Repro {
             Experiment::Sentiment(experiment) => experiment.run(),
             Experiment::Shakespeare(experiment) => experiment.run(),
             Experiment::Merging(experiment) => experiment.run(),
+            Experiment::FisherMerging(experiment) => experiment.run(),
             Experiment::Compeft(experiment) => experiment.run(),
             Experiment::AdaMerging(experiment) => experiment.run(),
             Experiment::Atlas(experiment) => experiment.run(),

@@ -2,7 +2,8 @@
 //!
 //! A [`Recipe`] says what to merge and how, in the dialect of mergekit. A [`Plan`] knows each weight of the result, and writes them one
 //! after the other: inputs are mapped, read block by block, and never in memory as a whole. The arithmetic is in [`rules`], which also
-//! work on slices. [`adapters`] merges adapters of LoRA with each other, [`compeft`] compresses task vectors.
+//! work on slices. [`adapters`] merges adapters of LoRA with each other, [`fisher`] estimates what models depend on, for averages weighted by
+//! it, [`compeft`] compresses task vectors.
 //!
 //! Merges that are trained work on models in memory: [`adaptive`], [`atlas`] and [`concrete`] learn how much of each task vector a model
 //! has, from [`TaskVectors`] and a loss.
@@ -17,6 +18,7 @@ pub mod compeft;
 mod composition;
 pub mod concrete;
 mod extras;
+pub mod fisher;
 mod gram;
 mod layers;
 mod method;
@@ -25,6 +27,7 @@ mod plan;
 mod recipe;
 pub mod rules;
 mod run;
+mod search;
 mod select;
 mod settings;
 mod source;
@@ -39,6 +42,7 @@ pub use models::{Model, ModelDir};
 pub use plan::{Input, Plan, Weight};
 pub use recipe::{ModelRef, Recipe, Setting, Settings, Slice, SliceSource, TokenSource, TokenizerRecipe, Vocabulary};
 pub use run::Shard;
+pub use search::{Candidates, candidates};
 pub use source::{Numbers, Row, Rows, Source, Stored};
 pub use stack::{Block, Output, Stack};
 pub use tokenizer::Tokenizer;

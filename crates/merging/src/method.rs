@@ -1,5 +1,6 @@
 //! The methods a recipe can name, and what each takes.
 
+use crate::fisher::Shared;
 use crate::rules::{self, Rule};
 use peft_core::{Error, Result};
 use std::collections::BTreeMap;
@@ -65,6 +66,8 @@ pub struct Values {
     pub models: Vec<BTreeMap<&'static str, f64>>,
     /// What random numbers start from.
     pub seed: u64,
+    /// For a method that reads Fisher information.
+    pub fisher: Option<Shared>,
 }
 
 impl Values {
@@ -116,6 +119,11 @@ impl Method {
             let known: Vec<_> = METHODS.iter().map(|method| method.name).chain(TRAINED_METHODS).collect();
             Error::InvalidConfig(format!("merge_method: there is no `{name}`; known: {}", known.join(", ")))
         })
+    }
+
+    /// Whether it reads the Fisher information of each model.
+    pub fn reads_fisher(&self) -> bool {
+        self.name == "fisher"
     }
 
     /// The rule for a weight with these settings.
@@ -320,5 +328,20 @@ pub static METHODS: &[Method] = &[
         models: (1, 1),
         parameters: &[per_model("scale", Unset::Nothing)],
         build: rules::passthrough,
+    },
+    Method {
+        name: "fisher",
+        title: "Fisher-weighted averaging",
+        reference: "https://arxiv.org/abs/2111.09832",
+        base: BaseUse::Ordinary,
+        models: (1, MANY),
+        parameters: &[
+            WEIGHT,
+            flag("normalize", true),
+            number("fisher_floor", Unset::Value(1e-6)),
+            flag("favor_target", true),
+            flag("floor_relative", false),
+        ],
+        build: rules::fisher,
     },
 ];

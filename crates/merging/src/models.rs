@@ -98,8 +98,13 @@ impl Model {
         if self.checkpoint.contains(key) {
             return Some(key);
         }
+        is_head(key).then(|| self.embedding_key()).flatten()
+    }
+
+    /// The key of the embedding that a head may share.
+    pub fn embedding_key(&self) -> Option<&str> {
         let embedding = |key: &&str| EMBEDDINGS.iter().any(|name| ends_with_name(key, name));
-        is_head(key).then(|| self.checkpoint.keys().find(embedding)).flatten()
+        self.checkpoint.keys().find(embedding)
     }
 
     /// Type and shape of a stored weight.

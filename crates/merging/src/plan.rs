@@ -1,11 +1,12 @@
 //! What a merge computes: each weight of the result, from where, and how.
 
 use crate::alignment::{Alignment, Table, embedding_rows};
+use crate::fisher::{Fishers, Role, Shared};
 use crate::layers::{Place, depth, is_before_layers, is_ignored, key_of, place, suffixes};
 use crate::method::{BaseUse, Values};
 use crate::models::{Model, ModelDir, is_by_token, open_all};
-use crate::recipe::{ModelRef, Recipe, Slice, Vocabulary};
-use crate::rules::Rule;
+use crate::recipe::{ModelRef, Recipe, Slice, SliceSource, Vocabulary};
+use crate::rules::{Passthrough, Rule};
 use crate::settings::{Asked, resolve};
 use crate::source::{Numbers, Source};
 use crate::tokenizer::Tokenizer;
@@ -26,6 +27,8 @@ pub struct Plan {
     pub alignment: Option<Alignment>,
     /// What random numbers start from.
     pub seed: u64,
+    /// The models' Fisher information, where the method reads it.
+    pub(crate) fishers: Option<Fishers>,
 }
 
 /// One weight of the result.
@@ -37,6 +40,8 @@ pub struct Weight {
     pub info: TensorInfo,
     /// Its inputs; the base, where it is told apart, comes last.
     pub inputs: Vec<Input>,
+    /// The keys of the Fisher information of each input; empty where none is read.
+    pub fishers: Vec<String>,
     /// Whether the last input is a base that is told apart.
     pub has_base: bool,
     /// Whether it has a row for each token, which are brought to one vocabulary.
@@ -62,12 +67,14 @@ struct Site<'r> {
     slice: &'r Slice,
     /// How far it is from the first layer to the last.
     depth: f64,
-    /// Its key in each source of the slice.
+    /// The only source of the slice that it is taken from; `None` if it is made of all.
+    only: Option<usize>,
+    /// Its key in each source.
     keys: Vec<String>,
 }
 
 impl Plan {
-    /// Opens the models, which lie where `dirs` says, and plans each weight. No weight is read.
+    /// Opens the models, which lie where `dirs` says, and plans each weight. No weight is read; Fisher information is, for its norms.
     ///
     /// # Errors
     /// Whatever opening a model says; [`Error::Tensor`] for a weight that a model lacks or has in another shape or in a type that
@@ -85,12 +92,33 @@ impl Plan {
         if alignment.is_none() {
             check_tokenizers(&models)?;
         }
-        let planner = Planner { recipe: &recipe, models: &models, alignment: alignment.as_ref(), seed };
-        let weights = planner.sites()?.into_iter().map(|site| planner.weight(site)).collect::<Result<Vec<_>>>()?;
-        Ok(Self { models, weights, alignment, seed, recipe })
+        let fishers = Fishers::open(&recipe, &models)?;
+        let mut plan = Self { models, weights: Vec::new(), alignment, seed, recipe, fishers };
+        plan.weights = plan.planned()?;
+        Ok(plan)
     }
 
-    /// The inputs of a weight, ready to be read: the base, if it is told apart, and the others.
+    /// The weights of the result, as the recipe has them now.
+    pub(crate) fn planned(&self) -> Result<Vec<Weight>> {
+        let Self { recipe, models, alignment, seed, fishers, .. } = self;
+        let planner = Planner { recipe, models, alignment: alignment.as_ref(), seed: *seed, fishers: fishers.as_ref() };
+        let sites = planner.sites()?;
+        let mut weights = sites.iter().map(|site| planner.weight(site)).collect::<Result<Vec<_>>>()?;
+        let merged: Vec<Vec<String>> = weights.iter().map(|weight| weight.fishers.clone()).filter(|keys| !keys.is_empty()).collect();
+        let shared = fishers.as_ref().map(|fishers| fishers.shared(&merged)).transpose()?;
+        for (weight, site) in weights.iter_mut().zip(&sites).filter(|(weight, _)| is_floating(weight.info.dtype)) {
+            let (rule, settings) = planner.rule(site, shared.as_ref())?;
+            (weight.rule, weight.settings) = (Some(rule), settings);
+        }
+        Ok(weights)
+    }
+
+    /// For how many numbers computed so far no model had any Fisher information, so that the target's were taken.
+    pub fn undecided(&self) -> u64 {
+        self.fishers.as_ref().map_or(0, Fishers::undecided)
+    }
+
+    /// The inputs of a weight, ready to be read: the base, if it is told apart, and the others; behind these their Fisher information.
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] if the recipe takes a token's row from a model that lacks it, or brings a table to another vocabulary
@@ -118,6 +146,10 @@ impl Plan {
             }
         }
         let base = if weight.has_base { sources.pop() } else { None };
+        if let Some(fishers) = &self.fishers {
+            let fishers = weight.fishers.iter().enumerate().map(|(index, key)| fishers.source(index, key));
+            sources.extend(fishers.collect::<Result<Vec<_>>>()?);
+        }
         Ok((base, sources))
     }
 
@@ -146,6 +178,7 @@ struct Planner<'r> {
     models: &'r [Model],
     alignment: Option<&'r Alignment>,
     seed: u64,
+    fishers: Option<&'r Fishers>,
 }
 
 impl<'r> Planner<'r> {
@@ -172,7 +205,15 @@ impl<'r> Planner<'r> {
                 Some(place) => depth(place.layer, models[0].layers.count(place.prefix)),
                 None => 0.0,
             };
-            sites.push(self.site(key, slice, depth, &models, &vec![key.to_owned(); models.len()])?);
+            let (role, target) = self.fishers.map_or((Role::Merged, 0), |fishers| (fishers.role(key, &models), fishers.target()));
+            match role {
+                Role::Merged => sites.push(self.site(key, slice, depth, &models, &vec![key.to_owned(); models.len()])?),
+                Role::Kept => {
+                    let site = self.site(key, slice, depth, &models[target..=target], &[key.to_owned()])?;
+                    sites.push(Site { only: Some(target), ..site });
+                }
+                Role::Dropped => {}
+            }
         }
         Ok(())
     }
@@ -221,40 +262,62 @@ impl<'r> Planner<'r> {
                 Error::Tensor { file: model.dir.clone(), key: key.clone(), expected: format!("a tensor{other}"), found: "nothing".into() }
             })
         });
-        Ok(Site { name: name.into(), slice, depth, keys: stored.collect::<Result<_>>()? })
+        Ok(Site { name: name.into(), slice, depth, only: None, keys: stored.collect::<Result<_>>()? })
     }
 
-    fn weight(&self, site: Site) -> Result<Weight> {
-        let sources = &site.slice.sources;
-        let mut inputs: Vec<Input> =
-            sources.iter().zip(&site.keys).map(|(source, key)| Input { model: self.model(&source.model).0, key: key.clone() }).collect();
-        let base = self.recipe.base_of(site.slice).filter(|_| self.recipe.method.base != BaseUse::Ordinary);
-        let base = base.and_then(|base| sources.iter().position(|source| source.model == *base));
+    /// The sources that a weight is taken from.
+    fn sources(&self, site: &Site<'r>) -> &'r [SliceSource] {
+        match site.only {
+            Some(only) => &site.slice.sources[only..=only],
+            None => &site.slice.sources,
+        }
+    }
+
+    /// The place of the base that is told apart.
+    fn base(&self, site: &Site<'r>) -> Option<usize> {
+        let base = self.recipe.base_of(site.slice).filter(|_| self.recipe.method.base != BaseUse::Ordinary)?;
+        self.sources(site).iter().position(|source| source.model == *base)
+    }
+
+    /// A weight without its rule.
+    fn weight(&self, site: &Site<'r>) -> Result<Weight> {
+        let keys = self.sources(site).iter().zip(&site.keys);
+        let mut inputs: Vec<Input> = keys.map(|(source, key)| Input { model: self.model(&source.model).0, key: key.clone() }).collect();
         let aligned = self.alignment.is_some() && is_by_token(&site.name);
         let changed = |input: &&Input| self.models[input.model].changes.as_ref().is_some_and(|changes| changes.adds_to(&input.key));
         if let Some(input) = inputs.iter().find(changed).filter(|_| aligned) {
             return Err(no_table(&self.models[input.model], &input.key));
         }
-        let info = self.info(&site, &inputs, aligned)?;
-        let floating = is_floating(info.dtype);
-        let (rule, settings) = floating.then(|| self.rule(&site, base)).transpose()?.unzip();
+        let info = self.info(site, &inputs, aligned)?;
+        let base = self.base(site);
         if let Some(base) = base {
             let base = inputs.remove(base);
             inputs.push(base);
         }
-        Ok(Weight { info, inputs, has_base: base.is_some(), aligned, rule, settings: settings.unwrap_or_default(), name: site.name })
+        let fishers = match self.fishers {
+            Some(fishers) if site.only.is_none() && is_floating(info.dtype) => fishers.keys(&inputs, self.models, &info.shape)?,
+            _ => Vec::new(),
+        };
+        let (has_base, name) = (base.is_some(), site.name.clone());
+        Ok(Weight { info, inputs, fishers, has_base, aligned, rule: None, settings: String::new(), name })
     }
 
-    fn rule(&self, site: &Site, base: Option<usize>) -> Result<(Box<dyn Rule>, String)> {
-        let Site { slice, depth, keys, name } = site;
+    /// How a weight is merged, and its settings as people read them.
+    fn rule(&self, site: &Site<'r>, fisher: Option<&Shared>) -> Result<(Box<dyn Rule>, String)> {
+        let Site { slice, depth, keys, name, only } = site;
+        if let Some(only) = only {
+            return Ok((Box::new(Passthrough { scale: None }), format!("that of {}", slice.sources[*only].model)));
+        }
         let method = self.recipe.method;
         let shared = Asked { method, name, depth: *depth, scopes: &[&slice.parameters, &self.recipe.parameters], model: None };
+        let base = self.base(site);
         let others = slice.sources.iter().zip(keys).enumerate().filter(|(i, _)| Some(*i) != base);
         let models = others.map(|(_, (source, key))| {
             let scopes = [&source.parameters, &slice.parameters, &self.recipe.parameters];
             resolve(&Asked { method, name: key, depth: *depth, scopes: &scopes, model: Some(&source.model) })
         });
-        let values = Values { shared: resolve(&shared)?, models: models.collect::<Result<_>>()?, seed: self.seed };
+        let models = models.collect::<Result<_>>()?;
+        let values = Values { shared: resolve(&shared)?, models, seed: self.seed, fisher: fisher.cloned() };
         let rule = method.rule(&values).map_err(|e| match e {
             Error::InvalidConfig(reason) => Error::InvalidConfig(format!("`{name}`: {reason}")),
             e => e,
@@ -318,7 +381,8 @@ fn no_table(model: &Model, key: &str) -> Error {
     ))
 }
 
-fn is_floating(dtype: Dtype) -> bool {
+/// Whether a type is one of numbers that can be averaged.
+pub(crate) fn is_floating(dtype: Dtype) -> bool {
     matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16)
 }
 

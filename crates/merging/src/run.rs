@@ -60,7 +60,7 @@ impl Plan {
         let pair = |pair: &[&Weight]| pair.iter().map(|weight| weight.num_bytes()).sum::<u64>();
         let pairs = shards.iter().flat_map(|shard| shard.weights.windows(2).map(pair).chain(shard.weights.first().map(|w| w.num_bytes())));
         let mapped = self.weights.iter().map(|weight| self.input_bytes(weight)).max().unwrap_or(0);
-        let inputs = self.weights.iter().map(|weight| weight.inputs.len()).max().unwrap_or(0) as u64;
+        let inputs = self.weights.iter().map(|weight| weight.inputs.len() + weight.fishers.len()).max().unwrap_or(0) as u64;
         let row = self.weights.iter().map(|weight| weight.info.shape.last().copied().unwrap_or(1)).max().unwrap_or(1);
         let block = 4 * Stack::block_len(row) as u64;
         Ok(pairs.max().unwrap_or(0) + mapped + rayon::current_num_threads() as u64 * (3 * inputs + 2) * block)
@@ -72,7 +72,8 @@ impl Plan {
             let changed = model.changes.as_ref().map_or(0, |changes| changes.bytes(&input.key));
             Some(model.info(&input.key).ok()?.num_bytes()? as u64 + changed)
         };
-        weight.inputs.iter().filter_map(bytes).sum()
+        let fishers = self.fishers.as_ref().map_or(0, |fishers| fishers.bytes(&weight.fishers));
+        weight.inputs.iter().filter_map(bytes).sum::<u64>() + fishers
     }
 
     /// Computes the files that `dir` lacks and writes each under its name when it is complete, and then the index if there are several.
@@ -131,6 +132,9 @@ impl Plan {
         };
         for input in &weight.inputs {
             self.models[input.model].checkpoint.release(&input.key);
+        }
+        if let Some(fishers) = &self.fishers {
+            fishers.release(&weight.fishers);
         }
         computed
     }

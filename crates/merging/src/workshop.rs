@@ -97,7 +97,9 @@ impl<'p> Workshop<'p> {
     /// Changes when the result would.
     fn fingerprint(&self) -> Result<String> {
         let models = self.plan.models.iter().flat_map(places).map(files_of).collect::<Result<Vec<Value>>>()?;
-        let plan = json!({ "recipe": self.plan.recipe.text, "seed": self.plan.seed, "shard_bytes": self.shard_bytes, "models": models });
+        let fishers = self.plan.fishers.iter().flat_map(|fishers| fishers.paths()).map(files_of).collect::<Result<Vec<Value>>>()?;
+        let (recipe, seed) = (&self.plan.recipe.text, self.plan.seed);
+        let plan = json!({ "recipe": recipe, "seed": seed, "shard_bytes": self.shard_bytes, "models": models, "fishers": fishers });
         Ok(format!("{plan:#}\n"))
     }
 }

@@ -9,6 +9,18 @@ use std::path::Path;
 /// Two models of two layers with an embedding of four rows.
 fn models(root: &Path) {
     for (name, seed) in [("a", 1), ("b", 2), ("c", 3)] {
+        // Squares, where a method looks for Fisher information.
+        let squares = |len, seed| numbers(len, seed).iter().map(|x| x * x).collect::<Vec<f32>>();
+        checkpoint(
+            &root.join(name),
+            &[
+                ("model.embed_tokens.weight", &[4, 3], squares(12, seed)),
+                ("model.layers.0.w.weight", &[3, 3], squares(9, seed + 10)),
+                ("model.layers.1.w.weight", &[3, 3], squares(9, seed + 20)),
+                ("model.norm.weight", &[3], squares(3, seed + 30)),
+            ],
+        );
+        std::fs::rename(root.join(name).join("model.safetensors"), root.join(name).join("fisher.safetensors")).unwrap();
         checkpoint(
             &root.join(name),
             &[

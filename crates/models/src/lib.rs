@@ -25,7 +25,7 @@ mod save;
 
 pub use decoder::{CausalLm, DecoderConfig, KvCache};
 pub use encoder::{Encoder, EncoderConfig, SequenceClassifier, TokenClassifier};
-pub use save::write_weights;
+pub use save::{weights, write_weights};
 
 /// Whether the checkpoint in `dir` is an encoder, to go by its `config.json`.
 pub fn is_encoder(dir: impl AsRef<std::path::Path>) -> bool {

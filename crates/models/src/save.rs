@@ -17,10 +17,19 @@ use std::path::Path;
 /// [`Error::InvalidConfig`](peft_core::Error::InvalidConfig) for a type that a checkpoint cannot hold, and what
 /// [`write_checkpoint`] fails with.
 pub fn write_weights<M: Module>(model: &M, dir: &Path, dtype_of: impl Fn(&str) -> DType, max_shard_bytes: u64) -> Result<u64> {
+    write_checkpoint(dir, weights(model, dtype_of)?, max_shard_bytes, &pytorch_metadata())
+}
+
+/// The weights of `model` as a checkpoint has them: keys, types that `dtype_of` gives, and linear weights with the outputs first. What
+/// [`write_weights`] writes, for files of another kind.
+///
+/// # Errors
+/// [`Error::InvalidConfig`](peft_core::Error::InvalidConfig) for a type that a checkpoint cannot hold.
+pub fn weights<M: Module>(model: &M, dtype_of: impl Fn(&str) -> DType) -> Result<Vec<TensorSource<'static>>> {
     let sites = sites(model).into_iter().map(|site| (site.path(), site)).collect();
     let mut collect = Collect { sites, dtype_of, path: Vec::new(), sources: Ok(Vec::new()) };
     model.visit(&mut collect);
-    write_checkpoint(dir, collect.sources?, max_shard_bytes, &pytorch_metadata())
+    collect.sources
 }
 
 struct Collect<F> {

@@ -122,14 +122,7 @@ pub fn evaluate(args: &ModelArgs, data: &Path, batch_size: usize, max_length: Op
     let tokenizer = TextTokenizer::load(&args.model)?;
     let model = load(args, &peft_core::device::parse(&args.device)?)?;
     let examples = read_labelled(data)?;
-    let labels = match model.labels() {
-        [_] => Labels::Numbers,
-        known => match Labels::collect(&examples, known) {
-            Ok(labels) if labels.names() == known => labels,
-            // Names that the model does not have: say which.
-            _ => Labels::Classes { names: known.to_vec(), keys: known.to_vec() },
-        },
-    };
+    let labels = known_labels(&model, &examples);
     let max_tokens = max_length.unwrap_or(usize::MAX).min(model.config().max_tokens());
     let (rows, _) = Classified::all(&examples, &tokenizer, &labels, max_tokens)?;
     let bar = output::bar(rows.len(), "evaluating");
@@ -148,6 +141,18 @@ pub fn evaluate(args: &ModelArgs, data: &Path, batch_size: usize, max_length: Op
         }
     };
     output::print(json, &scores, text)
+}
+
+/// What the labels of these examples mean to a trained classifier.
+pub fn known_labels(model: &SequenceClassifier, examples: &[Labelled]) -> Labels {
+    match model.labels() {
+        [_] => Labels::Numbers,
+        known => match Labels::collect(examples, known) {
+            Ok(labels) if labels.names() == known => labels,
+            // Names that the model does not have: say which.
+            _ => Labels::Classes { names: known.to_vec(), keys: known.to_vec() },
+        },
+    }
 }
 
 /// The classifier that `args` names, with its adapter active.

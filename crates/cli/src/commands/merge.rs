@@ -1,5 +1,6 @@
 //! `peft merge`.
 
+use super::merge_search::{Found, Search};
 use crate::commands::merge_trained::{self, Arguments};
 use crate::hub::{self, Kind};
 use crate::output;
@@ -18,6 +19,7 @@ use std::time::Instant;
     A recipe for mergekit is one for this command:\n\n  \
     merge_method: ties\n  base_model: org/base\n  models:\n    - model: org/first\n      parameters: {weight: 0.5, density: 0.5}\n    \
     - model: org/second\n      parameters: {weight: 0.5, density: 0.5}\n  dtype: bfloat16\n\n\
+    Weights can be chosen on held-out data, for fisher and linear:\n  peft merge recipe.yaml --out merged --evaluate valid.jsonl\n\n\
     Methods that learn how to merge (adamerging, atlas, concrete_task_arithmetic, concrete_adamerging) take a base_model, models, parameters, and\n\
     data with a file for each task:\n\n  \
     data:\n    - {task: first, file: first.jsonl}\n\n\
@@ -35,15 +37,18 @@ pub struct Merge {
     /// Say what would be done, and do nothing.
     #[arg(long)]
     dry_run: bool,
-    /// What random numbers start from, for the methods that draw some (dare, della, those that are trained) [default: 0].
+    /// What random numbers start from, for the methods that draw some (dare, della, those that are trained) and for weights drawn with
+    /// --evaluate [default: 0].
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// The largest file of the checkpoint, such as 500MB or 5GB.
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
     shard_size: u64,
-    /// Where methods that are trained compute: cpu, vulkan[:n] or cuda[:n].
+    /// Where evaluations and methods that are trained compute: cpu, vulkan[:n] or cuda[:n].
     #[arg(long, default_value = "cpu")]
     device: String,
+    #[command(flatten)]
+    search: Search,
 }
 
 #[derive(Serialize)]
@@ -54,6 +59,10 @@ struct Outcome<'a> {
     bytes: u64,
     /// Files that an earlier run had completed.
     kept_files: usize,
+    /// Numbers for which no model had any Fisher information, so that the target's were taken.
+    undecided: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    search: Option<Found>,
     seconds: f64,
 }
 
@@ -91,6 +100,7 @@ impl Merge {
             let planned = DryRun::of(&plan, self.shard_size)?;
             return output::print(json, &planned, planned.text());
         }
+        let (plan, search) = self.search.choose(plan, self.seed.unwrap_or(0), &self.device)?;
         let bar = output::byte_bar(plan.bytes(), "merging");
         let finished = Workshop::open(&plan, &self.out, self.overwrite, self.shard_size)?.run(&|bytes| bar.inc(bytes))?;
         bar.finish_and_clear();
@@ -100,11 +110,18 @@ impl Merge {
             weights: plan.weights.len(),
             bytes: finished.bytes,
             kept_files: finished.kept,
+            undecided: plan.undecided(),
+            search,
             seconds: started.elapsed().as_secs_f64(),
         };
         let kept = if finished.kept > 0 { format!(", {} files of an earlier run kept", finished.kept) } else { String::new() };
+        let search = outcome.search.as_ref().map_or_else(String::new, Found::table);
+        let undecided = match outcome.undecided {
+            0 => String::new(),
+            count => format!("; {count} numbers without Fisher information are those of {}", plan.models[0].name),
+        };
         let text = format!(
-            "{}: {} weights of {} models, {}, in {:.1} s{kept}, written to {}",
+            "{search}{}: {} weights of {} models, {}, in {:.1} s{kept}{undecided}, written to {}",
             outcome.method,
             outcome.weights,
             plan.models.len(),
@@ -116,7 +133,8 @@ impl Merge {
     }
 
     fn run_trained(&self, json: bool) -> Result<()> {
-        let Self { recipe, out, overwrite, dry_run, seed, shard_size, device } = self;
+        let Self { recipe, out, overwrite, dry_run, seed, shard_size, device, search } = self;
+        search.refuse("a method that is trained: its `data` says what it learns from")?;
         let arguments = Arguments { recipe, out, overwrite: *overwrite, dry_run: *dry_run, seed: *seed, shard_size: *shard_size, device };
         merge_trained::run(&arguments, json)
     }

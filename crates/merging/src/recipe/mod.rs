@@ -10,7 +10,7 @@ use peft_core::{Error, Result};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use reference::ModelRef;
 pub use setting::Setting;
@@ -60,6 +60,8 @@ pub struct SliceSource {
     pub model: ModelRef,
     /// Its layers; `None` for all.
     pub layers: Option<Range<usize>>,
+    /// The file of its Fisher information, where it is not beside the model.
+    pub fisher: Option<PathBuf>,
     /// What holds for this model.
     pub parameters: Settings,
 }
@@ -84,6 +86,7 @@ struct File {
 #[serde(deny_unknown_fields)]
 struct FileModel {
     model: ModelRef,
+    fisher: Option<PathBuf>,
     parameters: Option<Settings>,
 }
 
@@ -180,17 +183,36 @@ impl Recipe {
         for slice in &mut self.slices {
             let whole = slice.sources.iter().all(|source| source.layers.is_none());
             if whole && !slice.sources.iter().any(|source| source.model == *base) {
-                slice.sources.push(SliceSource { model: base.clone(), layers: None, parameters: Settings::new() });
+                slice.sources.push(SliceSource { model: base.clone(), layers: None, fisher: None, parameters: Settings::new() });
             }
         }
     }
 
     fn check(&self) -> Result<()> {
+        self.check_fisher()?;
         for slice in &self.slices {
             self.check_slice(slice)?;
         }
         let settings = self.slices.iter().flat_map(|slice| slice.sources.iter().map(|s| &s.parameters).chain([&slice.parameters]));
         settings.chain([&self.parameters]).flat_map(BTreeMap::keys).try_for_each(|name| self.check_name(name))
+    }
+
+    /// Fisher information is of whole models of one vocabulary.
+    fn check_fisher(&self) -> Result<()> {
+        let sources = || self.slices.iter().flat_map(|slice| &slice.sources);
+        match self.method.reads_fisher() {
+            true if sources().any(|source| source.layers.is_some()) => {
+                Err(wrong("fisher merges whole models: list them under models, without slices"))
+            }
+            true if sources().any(|source| source.model.adapter.is_some()) => Err(wrong(
+                "fisher merges models without adapters: put each into its model with `peft merge-adapter`, and run `peft fisher` on the result",
+            )),
+            true if self.tokenizer.is_some() => Err(wrong("fisher merges models of one vocabulary: it takes no tokenizer_source")),
+            false if sources().any(|source| source.fisher.is_some()) => {
+                Err(wrong(format!("{} reads no Fisher information: `fisher` beside a model is for merge_method: fisher", self.method.name)))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_slice(&self, slice: &Slice) -> Result<()> {
@@ -248,7 +270,8 @@ fn slices(
     let sliced = slices.filter(|slices| !slices.is_empty());
     match (models, sliced, modules.filter(|modules| !modules.is_empty())) {
         (Some(models), None, None) => {
-            let source = |m: FileModel| SliceSource { model: m.model, layers: None, parameters: m.parameters.unwrap_or_default() };
+            let source =
+                |m: FileModel| SliceSource { model: m.model, layers: None, fisher: m.fisher, parameters: m.parameters.unwrap_or_default() };
             let sources = models.into_iter().map(source).collect();
             Ok((vec![Slice { sources, base: None, parameters: Settings::new() }], top.clone()))
         }
@@ -282,7 +305,7 @@ fn slice(slice: FileSlice) -> Result<Slice> {
         if first >= end {
             return Err(wrong(format!("{}: layer_range [{first}, {end}] holds no layer", source.model)));
         }
-        Ok(SliceSource { model: source.model, layers: Some(first..end), parameters: source.parameters.unwrap_or_default() })
+        Ok(SliceSource { model: source.model, layers: Some(first..end), fisher: None, parameters: source.parameters.unwrap_or_default() })
     };
     let sources: Vec<SliceSource> = slice.sources.into_iter().map(source).collect::<Result<_>>()?;
     let lengths: Vec<usize> = sources.iter().filter_map(|source| source.layers.as_ref()).map(ExactSizeIterator::len).collect();

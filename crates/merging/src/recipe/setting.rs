@@ -51,6 +51,12 @@ impl Scalar {
     }
 }
 
+impl From<f64> for Setting {
+    fn from(value: f64) -> Self {
+        Self::One(Scalar::Number(value))
+    }
+}
+
 impl Setting {
     fn of(value: &Value) -> Result<Self, String> {
         match value {

@@ -1,6 +1,7 @@
 //! The arithmetic of each method: from the same weight of several models to the merged one.
 
 mod arcee_fusion;
+mod fisher;
 mod karcher;
 mod linear;
 mod mask;
@@ -15,6 +16,7 @@ mod slerp;
 mod task_vectors;
 mod weighted_sum;
 
+use crate::fisher::{Scale, Shared};
 use crate::method::Values;
 use crate::source::{Numbers, Source};
 use crate::stack::{Output, Stack};
@@ -22,6 +24,7 @@ use peft_core::files::Dtype;
 use peft_core::{Error, Result};
 
 pub use arcee_fusion::ArceeFusion;
+pub use fisher::Fisher;
 pub use karcher::Karcher;
 pub use linear::Linear;
 pub use mask::Sparsity;
@@ -85,6 +88,34 @@ pub(crate) fn linear(values: &Values) -> Built {
         )));
     }
     Ok(Box::new(Linear { weights, normalize }))
+}
+
+pub(crate) fn fisher(values: &Values) -> Built {
+    let (weights, floor) = (values.each("weight"), values.number("fisher_floor"));
+    if weights.iter().any(|weight| *weight < 0.0) || weights.iter().all(|weight| *weight == 0.0) {
+        return Err(Error::InvalidConfig(format!("weight: from 0 on, and above 0 for at least one model, not {weights:?}")));
+    }
+    if floor < 0.0 {
+        return Err(Error::InvalidConfig(format!("fisher_floor: from 0 on, not {floor}")));
+    }
+    let Some(Shared { scales, target, undecided }) = values.fisher.clone() else {
+        return Err(Error::InvalidConfig("fisher needs the Fisher information of each model".into()));
+    };
+    let normalize = values.flag("normalize");
+    // A model without any Fisher information has no norm to divide by.
+    let coefficient = |(weight, scale): (&f64, &Scale)| if normalize && scale.norm > 0.0 { weight / scale.norm } else { *weight };
+    let relative = values.flag("floor_relative");
+    let floor = |(model, scale): (usize, &Scale)| match !values.flag("favor_target") || model == target {
+        true if relative => floor * scale.mean,
+        true => floor,
+        false => 0.0,
+    };
+    Ok(Box::new(Fisher {
+        coefficients: weights.iter().zip(&scales).map(coefficient).collect(),
+        floors: scales.iter().enumerate().map(floor).collect(),
+        target,
+        undecided,
+    }))
 }
 
 pub(crate) fn slerp(values: &Values) -> Built {
