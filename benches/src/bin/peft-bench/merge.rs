@@ -4,7 +4,7 @@ use crate::report::{Report, now};
 use clap::{Args, ValueEnum};
 use peft_core::files::{Checkpoint, Dtype, OutputDir, TensorSource, encode, pytorch_metadata, write_atomic, write_safetensors};
 use peft_core::{Error, Result, seed};
-use peft_merge::{Plan, Recipe, Workshop};
+use peft_merge::{ModelDir, Plan, Recipe, Workshop};
 use rand::Rng;
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -47,7 +47,11 @@ impl Merge {
     pub fn run(&self) -> Result<Report> {
         let out = self.inputs.join("merged");
         let recipe = Recipe::parse(&self.recipe())?;
-        let directories = recipe.models().into_iter().map(|model| (model.clone(), PathBuf::from(&model.model))).collect();
+        let directories = recipe
+            .models()
+            .into_iter()
+            .map(|model| (model.clone(), ModelDir { model: PathBuf::from(&model.model), adapter: None }))
+            .collect();
         let plan = Plan::new(recipe, &directories, 0)?;
         Workshop::open(&plan, &out, true, u64::MAX)?.run(&|_| ())?;
         let ready_at = Some(now());
