@@ -89,7 +89,7 @@ struct PlannedWeight<'a> {
 
 impl Merge {
     pub fn run(self, json: bool) -> Result<()> {
-        if merge_trained::is_trained(&self.recipe)? {
+        if merge_trained::is_trained(&self.recipe) {
             return self.run_trained(json);
         }
         let started = Instant::now();

@@ -83,10 +83,10 @@ struct Peek {
     merge_method: Option<String>,
 }
 
-/// Whether the recipe in `file` names a method that is trained. What is no recipe at all is for others to tell.
-pub fn is_trained(file: &Path) -> Result<bool> {
-    let peek: Option<Peek> = serde_saphyr::from_str(&read_text(file)?).ok();
-    Ok(peek.and_then(|peek| peek.merge_method).is_some_and(|method| TRAINED_METHODS.contains(&method.as_str())))
+/// Whether the recipe in `file` names a method that is trained. What is wrong with a file that is no recipe is for others to tell.
+pub fn is_trained(file: &Path) -> bool {
+    let peek = read_text(file).ok().and_then(|text| serde_saphyr::from_str::<Peek>(&text).ok());
+    peek.and_then(|peek| peek.merge_method).is_some_and(|method| TRAINED_METHODS.contains(&method.as_str()))
 }
 
 impl Recipe {
