@@ -8,6 +8,7 @@ mod plot;
 mod sentiment;
 mod shakespeare;
 mod table;
+mod trained;
 
 use crate::parity::binary;
 use crate::{Outcome, workspace_root};
@@ -25,7 +26,7 @@ use table::Cell;
 #[derive(Args)]
 #[command(after_help = "Examples:\n  cargo xtask repro sentiment --model all-MiniLM-L6-v2 --data sentence_polarity\n  \
     cargo xtask repro shakespeare --model stories260K --data tinyshakespeare.txt --seeds 3\n  \
-    cargo xtask repro merging --data digits.csv")]
+    cargo xtask repro merging --data digits.csv\n  cargo xtask repro atlas --data digits.csv")]
 pub struct Repro {
     #[command(subcommand)]
     experiment: Experiment,
@@ -38,6 +39,10 @@ enum Experiment {
     Merging(merging::Merging),
     FisherMerging(fisher_merging::FisherMerging),
     Compeft(compeft::Compeft),
+    #[command(name = "adamerging")]
+    AdaMerging(trained::AdaMerging),
+    Atlas(trained::Atlas),
+    Concrete(trained::Concrete),
 }
 
 /// What every experiment takes.
@@ -69,6 +74,9 @@ impl Repro {
             Experiment::Merging(experiment) => experiment.run(),
             Experiment::FisherMerging(experiment) => experiment.run(),
             Experiment::Compeft(experiment) => experiment.run(),
+            Experiment::AdaMerging(experiment) => experiment.run(),
+            Experiment::Atlas(experiment) => experiment.run(),
+            Experiment::Concrete(experiment) => experiment.run(),
         }
     }
 }

@@ -4,12 +4,19 @@
 //! after the other: inputs are mapped, read block by block, and never in memory as a whole. The arithmetic is in [`rules`], which also
 //! work on slices. [`adapters`] merges adapters of LoRA with each other, [`fisher`] estimates what models depend on, for averages weighted by
 //! it, [`compeft`] compresses task vectors.
+//!
+//! Merges that are trained work on models in memory: [`adaptive`], [`atlas`] and [`concrete`] learn how much of each task vector a model
+//! has, from [`TaskVectors`] and a loss.
 
 pub mod adapters;
+pub mod adaptive;
 mod alignment;
+pub mod atlas;
 mod card;
 mod changes;
 pub mod compeft;
+mod composition;
+pub mod concrete;
 mod extras;
 pub mod fisher;
 mod gram;
@@ -29,7 +36,8 @@ mod tokenizer;
 mod workshop;
 
 pub use alignment::Alignment;
-pub use method::{BaseUse, METHODS, Method, Parameter, Unset, Values};
+pub use composition::{Coefficient, Indices, Loss, Step, Stream, TaskVectors, read_coefficients, write_coefficients};
+pub use method::{BaseUse, METHODS, Method, Parameter, TRAINED_METHODS, Unset, Values};
 pub use models::{Model, ModelDir};
 pub use plan::{Input, Plan, Weight};
 pub use recipe::{ModelRef, Recipe, Setting, Settings, Slice, SliceSource, TokenSource, TokenizerRecipe, Vocabulary};

@@ -113,7 +113,10 @@ impl Method {
     /// [`Error::InvalidConfig`], which lists the names that exist.
     pub fn named(name: &str) -> Result<&'static Self> {
         METHODS.iter().find(|method| method.name == name).ok_or_else(|| {
-            let known: Vec<_> = METHODS.iter().map(|method| method.name).collect();
+            if TRAINED_METHODS.contains(&name) {
+                return Error::InvalidConfig(format!("merge_method: {name} is trained on data; no plan of files can be made for it"));
+            }
+            let known: Vec<_> = METHODS.iter().map(|method| method.name).chain(TRAINED_METHODS).collect();
             Error::InvalidConfig(format!("merge_method: there is no `{name}`; known: {}", known.join(", ")))
         })
     }
@@ -173,7 +176,11 @@ macro_rules! task_vectors {
     };
 }
 
-/// All methods.
+/// The methods that are trained on data, and work on models in memory: [`adaptive`](crate::adaptive), [`atlas`](crate::atlas) and
+/// [`concrete`](crate::concrete).
+pub const TRAINED_METHODS: [&str; 4] = ["adamerging", "atlas", "concrete_task_arithmetic", "concrete_adamerging"];
+
+/// All methods that make a plan of files.
 pub static METHODS: &[Method] = &[
     Method {
         name: "linear",

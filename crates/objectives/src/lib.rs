@@ -1,5 +1,11 @@
 //! Training objectives on logits.
 
+mod entropy;
+mod pseudo_labels;
+
+pub use entropy::{entropies, entropy};
+pub use pseudo_labels::confident_cross_entropy;
+
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{DType, Int, Tensor};
 
@@ -7,7 +13,7 @@ use burn::tensor::{DType, Int, Tensor};
 ///
 /// `logits: [n, vocabulary]` in any float type (computed in f32), `targets: [n]`; `[n]`.
 pub fn token_nll(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
-    let logits = if logits.dtype() == DType::F32 { logits } else { logits.cast(DType::F32) };
+    let logits = single(logits);
     let [n, _] = logits.dims();
     let picked = log_softmax(logits, 1).gather(1, targets.reshape([n, 1]));
     -picked.reshape([n])
@@ -16,6 +22,11 @@ pub fn token_nll(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
 /// Mean cross-entropy in nats over all positions, `[1]`; what HF's causal language models report as loss.
 pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
     token_nll(logits, targets).mean()
+}
+
+/// In f32.
+fn single(logits: Tensor<2>) -> Tensor<2> {
+    if logits.dtype() == DType::F32 { logits } else { logits.cast(DType::F32) }
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ pub use adapter_file::{CONFIG_FILE, TENSOR_FILE, load_tensors, load_tensors_from
 pub use error::{Error, Result};
 pub use language::{LanguageModel, Packed};
 pub use method::{Biases, Builder, Context, Extras, Method, adapt};
-pub use parameters::{for_each_parameter, gradients, with_parameters};
+pub use parameters::{Parameter, for_each_parameter, gradients, parameters, with_parameters};
 pub use port::{ActivationAdapter, Port};
 pub use project::{Lookup, Project};
 pub use replacement::Replacement;

@@ -25,6 +25,46 @@ pub fn for_each_parameter<M: Module>(model: &M, each: impl FnMut(&Site, Tensor<1
     model.visit(&mut Visit { sites: by_id(model), each });
 }
 
+/// A parameter of a model, held as it is stored, and read flat when it is asked for.
+pub struct Parameter {
+    /// Where it is.
+    pub site: Site,
+    read: Box<dyn Fn() -> Tensor<1> + Send>,
+}
+
+impl Parameter {
+    /// Its numbers in f32, flat, without autodiff; no copy where it is stored so.
+    pub fn value(&self) -> Tensor<1> {
+        (self.read)()
+    }
+}
+
+impl std::fmt::Debug for Parameter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.site.fmt(f)
+    }
+}
+
+/// The parameters that [`for_each_parameter`] visits, to be read in any order and as often as needed.
+///
+/// They share the model's memory, and keep it alive.
+pub fn parameters<M: Module>(model: &M) -> Vec<Parameter> {
+    struct Collect {
+        sites: HashMap<ParamId, Site>,
+        found: Vec<Parameter>,
+    }
+    impl ModuleVisitor for Collect {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let Some(site) = self.sites.remove(&param.id) else { return };
+            let value = param.val().without_autodiff();
+            self.found.push(Parameter { site, read: Box::new(move || flat(value.clone())) });
+        }
+    }
+    let mut collect = Collect { sites: by_id(model), found: Vec::new() };
+    model.visit(&mut collect);
+    collect.found
+}
+
 /// The model with other values, where `value` gives some for the present one: flat, in the order of [`for_each_parameter`].
 ///
 /// Given values are trained (their gradients are kept if the model is on a device with autodiff), all others are not. Shared parameters
@@ -133,6 +173,15 @@ mod tests {
     #[test]
     fn a_shared_parameter_comes_once() {
         assert_eq!(paths(&net()), ["a.weight", "a.bias", "b.weight"]);
+    }
+
+    #[test]
+    fn held_parameters_are_those_that_are_visited() {
+        let net = net();
+        let mut visited = Vec::new();
+        for_each_parameter(&net, |site, value| visited.push((site.path(), value.into_data())));
+        let held: Vec<_> = parameters(&net).iter().map(|held| (held.site.path(), held.value().into_data())).collect();
+        assert_eq!(held, visited);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `peft merge`.
 
 use super::merge_search::{Found, Search};
+use crate::commands::merge_trained::{self, Arguments};
 use crate::hub::{self, Kind};
 use crate::output;
 use clap::Args;
@@ -19,6 +20,9 @@ use std::time::Instant;
     merge_method: ties\n  base_model: org/base\n  models:\n    - model: org/first\n      parameters: {weight: 0.5, density: 0.5}\n    \
     - model: org/second\n      parameters: {weight: 0.5, density: 0.5}\n  dtype: bfloat16\n\n\
     Weights can be chosen on held-out data, for fisher and linear:\n  peft merge recipe.yaml --out merged --evaluate valid.jsonl\n\n\
+    Methods that learn how to merge (adamerging, atlas, concrete_task_arithmetic, concrete_adamerging) take a base_model, models, parameters, and\n\
+    data with a file for each task:\n\n  \
+    data:\n    - {task: first, file: first.jsonl}\n\n\
     Models are directories or hub ids; `model+adapter` is a model with an adapter of LoRA in it. A merge that is cut goes on where it was when the command is given again.")]
 pub struct Merge {
     /// What to merge and how, as YAML.
@@ -33,12 +37,15 @@ pub struct Merge {
     /// Say what would be done, and do nothing.
     #[arg(long)]
     dry_run: bool,
-    /// What random numbers start from, for the methods that draw some (dare, della) and for weights drawn with --evaluate.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
+    /// What random numbers start from, for methods that draw some (dare, della, those that are trained) and for --evaluate [default: 0].
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
     /// The largest file of the checkpoint, such as 500MB or 5GB.
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
     shard_size: u64,
+    /// Where methods that are trained compute, and --evaluate: cpu, vulkan[:n] or cuda[:n].
+    #[arg(long, default_value = "cpu")]
+    device: String,
     #[command(flatten)]
     search: Search,
 }
@@ -81,15 +88,19 @@ struct PlannedWeight<'a> {
 
 impl Merge {
     pub fn run(self, json: bool) -> Result<()> {
+        if merge_trained::is_trained(&self.recipe)? {
+            self.search.refuse("a method that is trained")?;
+            return self.run_trained(json);
+        }
         let started = Instant::now();
         let recipe = Recipe::read(&self.recipe)?;
         let directories = directories(&recipe)?;
-        let plan = Plan::new(recipe, &directories, self.seed)?;
+        let plan = Plan::new(recipe, &directories, self.seed.unwrap_or(0))?;
         if self.dry_run {
             let planned = DryRun::of(&plan, self.shard_size)?;
             return output::print(json, &planned, planned.text());
         }
-        let (plan, search) = self.search.choose(plan, self.seed)?;
+        let (plan, search) = self.search.choose(plan, self.seed.unwrap_or(0), &self.device)?;
         let bar = output::byte_bar(plan.bytes(), "merging");
         let finished = Workshop::open(&plan, &self.out, self.overwrite, self.shard_size)?.run(&|bytes| bar.inc(bytes))?;
         bar.finish_and_clear();
@@ -119,6 +130,12 @@ impl Merge {
             outcome.out.display()
         );
         output::print(json, &outcome, text)
+    }
+
+    fn run_trained(&self, json: bool) -> Result<()> {
+        let Self { recipe, out, overwrite, dry_run, seed, shard_size, device, .. } = self;
+        let arguments = Arguments { recipe, out, overwrite: *overwrite, dry_run: *dry_run, seed: *seed, shard_size: *shard_size, device };
+        merge_trained::run(&arguments, json)
     }
 }
 

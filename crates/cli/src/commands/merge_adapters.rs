@@ -137,7 +137,7 @@ impl MergeAdapters {
         let large = merge.modules.iter().filter(|module| module.site.rows.min(module.site.columns) >= LARGE).count();
         if exact && large > 0 {
             eprintln!(
-                "note: {large} large weights are decomposed exactly, which takes long; --svd-iterations 8 is much faster and nearly as close"
+                "note: exact decompositions of large weights ({large} here) take long; --svd-iterations 8 is much faster and nearly as close"
             );
         }
     }

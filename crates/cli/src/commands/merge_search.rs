@@ -32,9 +32,6 @@ pub struct Search {
     /// Evaluate on the first so many lines only.
     #[arg(long, value_name = "N", requires = "evaluate")]
     limit: Option<usize>,
-    /// Where to compute the evaluation: cpu, vulkan[:n] or cuda[:n].
-    #[arg(long, default_value = "cpu", requires = "evaluate")]
-    device: String,
 }
 
 /// What a search has found.
@@ -54,15 +51,23 @@ struct Tried {
 }
 
 impl Search {
-    /// The plan with the best weights, if any are searched for.
-    pub fn choose(&self, mut plan: Plan, seed: u64) -> Result<(Plan, Option<Found>)> {
+    /// An error if weights are searched for, which `method` has none of.
+    pub fn refuse(&self, method: &str) -> Result<()> {
+        match self.evaluate.is_empty() {
+            true => Ok(()),
+            false => Err(Error::InvalidConfig(format!("weights are searched for the methods fisher and linear, not for {method}"))),
+        }
+    }
+
+    /// The plan with the best weights, if any are searched for on a device.
+    pub fn choose(&self, mut plan: Plan, seed: u64, device: &str) -> Result<(Plan, Option<Found>)> {
         if self.evaluate.is_empty() {
             return Ok((plan, None));
         }
         let models = plan.recipe.slices.first().map_or(0, |slice| slice.sources.len());
         let which = if models == 2 { Candidates::Grid(self.candidates) } else { Candidates::Random(self.candidates) };
         let candidates = candidates(which, models, seed)?;
-        let validation = self.validation(&plan.models[0].dir)?;
+        let validation = self.validation(&plan.models[0].dir, device::parse(device)?)?;
         let bar = output::bar(candidates.len(), "searching");
         let mut tried = Vec::with_capacity(candidates.len());
         for weights in candidates {
@@ -82,8 +87,7 @@ impl Search {
     }
 
     /// What candidates for the model in `dir` are measured with.
-    fn validation(&self, dir: &Path) -> Result<Validation> {
-        let device = device::parse(&self.device)?;
+    fn validation(&self, dir: &Path, device: Device) -> Result<Validation> {
         if peft_models::is_encoder(dir) {
             let config = EncoderConfig::read(dir)?;
             let limited = |file: &PathBuf| {

@@ -13,6 +13,7 @@ pub mod merge;
 pub mod merge_adapter;
 pub mod merge_adapters;
 pub mod merge_search;
+pub mod merge_trained;
 pub mod methods;
 pub mod quickstart;
 pub mod report;

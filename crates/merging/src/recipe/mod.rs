@@ -135,7 +135,7 @@ impl Recipe {
     /// [`Error::InvalidConfig`] for what is no recipe: an unknown field, method, parameter or type, models and slices at once, a base
     /// that the method lacks, too few or too many models.
     pub fn parse(text: &str) -> Result<Self> {
-        let file: File = serde_saphyr::from_str(text).map_err(|e| wrong(e.to_string().trim_end().trim_start_matches("error: ")))?;
+        let file: File = serde_saphyr::from_str(text).map_err(unreadable)?;
         let method = Method::named(&file.merge_method)?;
         let top = file.parameters.unwrap_or_default();
         let (slices, parameters) = slices(file.models, file.slices, file.modules, &top)?;
@@ -327,6 +327,12 @@ fn dtype(field: &str, name: &str) -> Result<Dtype> {
         "float64" => Ok(Dtype::F64),
         _ => Err(wrong(format!("{field}: `{name}` is none of float32, bfloat16, float16 and float64"))),
     }
+}
+
+/// What the parser says, without its words for types of Rust.
+fn unreadable(error: impl std::fmt::Display) -> Error {
+    let text = error.to_string().replace("recursive references require weak recursion types", "an alias refers to what it is a part of");
+    wrong(text.trim_end().trim_start_matches("error: "))
 }
 
 /// A mistake in a recipe.

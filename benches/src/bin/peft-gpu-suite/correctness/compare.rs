@@ -38,8 +38,16 @@ impl Check {
         expected: impl FnOnce() -> Result<Vec<Output>>,
         found: impl FnOnce() -> Result<Vec<Output>>,
     ) -> Self {
+        Self::of(name, tolerance, || {
+            let expected = expected().map_err(|e| Error::InvalidConfig(format!("expected values: {e}")))?;
+            Ok((expected, found()?))
+        })
+    }
+
+    /// Compare what one computation gives: the expected outputs and those found.
+    pub fn of(name: impl Into<String>, tolerance: f64, both: impl FnOnce() -> Result<(Vec<Output>, Vec<Output>)>) -> Self {
         let start = Instant::now();
-        let both = attempt(expected).map_err(|e| format!("expected values: {e}")).and_then(|expected| Ok((expected, attempt(found)?)));
+        let both = attempt(both);
         let differences = both.and_then(|(expected, found)| differences(&expected, &found));
         let check = Self { name: name.into(), tolerance, differences, seconds: start.elapsed().as_secs_f64() };
         eprintln!("   {}", check.line());

@@ -71,8 +71,8 @@ pub fn checks(cpu: &Device, target: &Device) -> Result<Vec<Check>> {
         if name == "lora" {
             checks.push(Check::new("lora, bf16", HALF_MODEL, || learned(cpu, DType::BF16), || learned(target, DType::BF16)));
         }
-        let text = |device: &Device| text(&model(device, DType::F32)?);
-        checks.push(Check::new(format!("{name}: greedy tokens"), 0.0, || text(cpu), || text(target)));
+        let greedy = || chosen(&model(cpu, DType::F32)?, &text(&model(target, DType::F32)?)?);
+        checks.push(Check::of(format!("{name}: greedy tokens"), MODEL, greedy));
         let logits = |model: CausalLm| Ok(vec![Output::new("logits", values(model.logits(ids(&model)))?)]);
         let merged = || logits(merge(model(target, DType::F32)?)?);
         checks.push(Check::new(format!("{name}: merged"), MODEL, || logits(model(target, DType::F32)?), merged));
@@ -158,11 +158,27 @@ fn trained(model: &CausalLm, gradients: &Gradients) -> Result<Vec<Output>> {
     collect.found
 }
 
-/// What the model continues two prompts of different lengths with.
-fn text(model: &CausalLm) -> Result<Vec<Output>> {
+/// Two prompts of different lengths, and what the model continues them with.
+fn text(model: &CausalLm) -> Result<Vec<(Vec<u32>, Vec<u32>)>> {
     let (tokens, config) = (tokens(), GenerateConfig { max_new_tokens: 16, ..GenerateConfig::default() });
-    let new = generate_batch(model, &[&tokens[..9], &tokens[9..14]], &config, |_, _| ControlFlow::Continue(()))?;
-    Ok(new.into_iter().map(|new| Output::new("tokens", new.into_iter().map(|id| id as f32).collect())).collect())
+    let prompts = [&tokens[..9], &tokens[9..14]];
+    let new = generate_batch(model, &prompts, &config, |_, _| ControlFlow::Continue(()))?;
+    Ok(prompts.map(<[u32]>::to_vec).into_iter().zip(new).collect())
+}
+
+/// For each token of the texts the largest logit that the model has there, and the logit of the token: of equally good ones any may come.
+fn chosen(model: &CausalLm, texts: &[(Vec<u32>, Vec<u32>)]) -> Result<(Vec<Output>, Vec<Output>)> {
+    let device = model.devices().into_iter().next().unwrap_or_default();
+    let (mut best, mut found) = (Vec::new(), Vec::new());
+    for (prompt, new) in texts {
+        let ids: Vec<i64> = prompt.iter().chain(new).map(|id| i64::from(*id)).collect();
+        let logits = values(model.logits(Tensor::from_data(TensorData::new(ids.clone(), [1, ids.len()]), &device)))?;
+        for (row, id) in logits.chunks(VOCABULARY).skip(prompt.len() - 1).zip(new) {
+            best.push(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+            found.push(row[*id as usize]);
+        }
+    }
+    Ok((vec![Output::new("logits", best)], vec![Output::new("logits", found)]))
 }
 
 /// The losses of some steps.

@@ -1,0 +1,186 @@
+//! Recipes of merges that are trained.
+
+use crate::hub::{self, Kind};
+use peft_core::files::read_text;
+use peft_core::{Error, Result};
+use peft_merge::adaptive::AdaMergingConfig;
+use peft_merge::atlas::{AtlasConfig, Objective};
+use peft_merge::concrete::{Algorithm, ConcreteConfig};
+use peft_merge::{ModelRef, TRAINED_METHODS};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+
+/// What to merge, how, and what to learn it from.
+#[derive(Debug)]
+pub struct Recipe {
+    /// The recipe as it was written.
+    pub text: String,
+    pub method: String,
+    /// The name of the base and where it lies.
+    pub base: (String, PathBuf),
+    /// The same of the fine-tuned models.
+    pub models: Vec<(String, PathBuf)>,
+    /// What the loss is.
+    pub objective: Objective,
+    pub settings: Settings,
+    pub data: Vec<Data>,
+    /// Tokens of an example.
+    pub max_length: usize,
+}
+
+/// The settings of a method.
+#[derive(Debug)]
+pub enum Settings {
+    AdaMerging(AdaMergingConfig),
+    Atlas(AtlasConfig),
+    Concrete(ConcreteConfig),
+}
+
+/// The data of one task.
+#[derive(Debug)]
+pub struct Data {
+    pub task: String,
+    /// The checkpoint whose head the task has.
+    pub model: Option<PathBuf>,
+    pub file: PathBuf,
+    /// How many examples, or what share of them, are left out.
+    pub leave_out: Option<f64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    merge_method: String,
+    base_model: Option<String>,
+    #[serde(default)]
+    models: Vec<FileModel>,
+    #[serde(default)]
+    parameters: Map<String, Value>,
+    #[serde(default)]
+    data: Vec<FileData>,
+    max_length: Option<usize>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileModel {
+    model: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileData {
+    task: Option<String>,
+    model: Option<String>,
+    file: PathBuf,
+    leave_out: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct Peek {
+    merge_method: Option<String>,
+}
+
+/// Whether the recipe in `file` names a method that is trained. What is no recipe at all is for others to tell.
+pub fn is_trained(file: &Path) -> Result<bool> {
+    let peek: Option<Peek> = serde_saphyr::from_str(&read_text(file)?).ok();
+    Ok(peek.and_then(|peek| peek.merge_method).is_some_and(|method| TRAINED_METHODS.contains(&method.as_str())))
+}
+
+impl Recipe {
+    /// Read a recipe and look up its models; `seed` takes the place of the recipe's if there is one.
+    pub fn read(file: &Path, seed: Option<u64>) -> Result<Self> {
+        let text = read_text(file)?;
+        let wrong = |reason: String| Error::file(file, reason);
+        let written: File = serde_saphyr::from_str(&text).map_err(|e| wrong(e.to_string().trim_end().to_owned()))?;
+        let method = written.merge_method;
+        let base = written.base_model.ok_or_else(|| wrong(format!("{method} needs a base_model")))?;
+        if written.models.is_empty() {
+            return Err(wrong(format!("{method} needs at least one of models beside the base_model")));
+        }
+        if written.data.is_empty() {
+            return Err(wrong(format!("{method} is trained: it needs `data`, a list with a `file` for each task")));
+        }
+        let mut parameters = written.parameters;
+        if let Some(seed) = seed {
+            parameters.insert("seed".into(), seed.into());
+        }
+        let (objective, settings) = settings(&method, parameters).map_err(wrong)?;
+        let resolve = |name: String| {
+            let place = ModelRef::from(name.as_str());
+            if let Some(adapter) = &place.adapter {
+                return Err(wrong(format!(
+                    "{name}: {method} takes whole models; make one with `peft merge-adapter --model {} --adapter {adapter} --out DIR`",
+                    place.model
+                )));
+            }
+            Ok((name.clone(), hub::resolve(Path::new(&name), Kind::Model)?.dir))
+        };
+        let base = resolve(base)?;
+        let models = written.models.into_iter().map(|model| resolve(model.model)).collect::<Result<Vec<_>>>()?;
+        let data = written.data.into_iter().enumerate().map(|(index, data)| {
+            let own = data.model.map(resolve).transpose()?;
+            let model = own.or_else(|| models.get(index).cloned());
+            let stem = || data.file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let task = data.task.unwrap_or_else(stem);
+            Ok(Data { task, model: model.map(|(_, dir)| dir), file: data.file, leave_out: data.leave_out })
+        });
+        let data = data.collect::<Result<Vec<_>>>()?;
+        if let Some(index) = (1..data.len()).find(|index| data[..*index].iter().any(|other| other.task == data[*index].task)) {
+            return Err(wrong(format!("data: two tasks are called `{}`; name them by `task`", data[index].task)));
+        }
+        Ok(Self { text, method, base, models, objective, settings, data, max_length: written.max_length.unwrap_or(512) })
+    }
+
+    /// Examples of each task in a step.
+    pub fn batch(&self) -> usize {
+        match &self.settings {
+            Settings::AdaMerging(config) => config.batch,
+            Settings::Atlas(config) => config.batch,
+            Settings::Concrete(config) => config.batch,
+        }
+    }
+
+    /// What random numbers start from.
+    pub fn seed(&self) -> u64 {
+        match &self.settings {
+            Settings::AdaMerging(config) => config.seed,
+            Settings::Atlas(config) => config.seed,
+            Settings::Concrete(config) => config.seed,
+        }
+    }
+}
+
+fn settings(method: &str, mut parameters: Map<String, Value>) -> Result<(Objective, Settings), String> {
+    if method == "atlas" {
+        let config: AtlasConfig = parsed(parameters)?;
+        if config.objective == Objective::Ufm {
+            return Err("parameters: objective: ufm learns from two views of each input, which texts do not have; use the library".into());
+        }
+        return Ok((config.objective, Settings::Atlas(config)));
+    }
+    // What the others learn from, they leave to the caller.
+    let objective = match parameters.remove("objective") {
+        None => Objective::Entropy,
+        Some(Value::String(name)) if name == "entropy" => Objective::Entropy,
+        Some(Value::String(name)) if name == "ce" => Objective::Ce,
+        Some(other) => return Err(format!("parameters: objective: entropy or ce, not {other}")),
+    };
+    let settings = match method {
+        "adamerging" => Settings::AdaMerging(parsed(parameters)?),
+        _ => {
+            if parameters.contains_key("algorithm") {
+                return Err("parameters: merge_method says the algorithm".into());
+            }
+            let algorithm = if method == "concrete_adamerging" { Algorithm::AdaMerging } else { Algorithm::TaskArithmetic };
+            Settings::Concrete(ConcreteConfig { algorithm, ..parsed(parameters)? })
+        }
+    };
+    Ok((objective, settings))
+}
+
+fn parsed<T: DeserializeOwned>(parameters: Map<String, Value>) -> Result<T, String> {
+    serde_json::from_value(Value::Object(parameters)).map_err(|e| format!("parameters: {e}"))
+}
