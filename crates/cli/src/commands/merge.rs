@@ -37,13 +37,14 @@ pub struct Merge {
     /// Say what would be done, and do nothing.
     #[arg(long)]
     dry_run: bool,
-    /// What random numbers start from, for methods that draw some (dare, della, those that are trained) and for --evaluate [default: 0].
+    /// What random numbers start from, for the methods that draw some (dare, della, those that are trained) and for weights drawn with
+    /// --evaluate [default: 0].
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// The largest file of the checkpoint, such as 500MB or 5GB.
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
     shard_size: u64,
-    /// Where methods that are trained compute, and --evaluate: cpu, vulkan[:n] or cuda[:n].
+    /// Where evaluations and methods that are trained compute: cpu, vulkan[:n] or cuda[:n].
     #[arg(long, default_value = "cpu")]
     device: String,
     #[command(flatten)]
@@ -133,7 +134,8 @@ impl Merge {
     }
 
     fn run_trained(&self, json: bool) -> Result<()> {
-        let Self { recipe, out, overwrite, dry_run, seed, shard_size, device, .. } = self;
+        let Self { recipe, out, overwrite, dry_run, seed, shard_size, device, search } = self;
+        search.refuse("a method that is trained: its `data` says what it learns from")?;
         let arguments = Arguments { recipe, out, overwrite: *overwrite, dry_run: *dry_run, seed: *seed, shard_size: *shard_size, device };
         merge_trained::run(&arguments, json)
     }

@@ -51,15 +51,15 @@ struct Tried {
 }
 
 impl Search {
-    /// An error if weights are searched for, which `method` has none of.
-    pub fn refuse(&self, method: &str) -> Result<()> {
+    /// An error if weights are searched for in vain.
+    pub fn refuse(&self, by: &str) -> Result<()> {
         match self.evaluate.is_empty() {
             true => Ok(()),
-            false => Err(Error::InvalidConfig(format!("weights are searched for the methods fisher and linear, not for {method}"))),
+            false => Err(Error::InvalidConfig(format!("--evaluate chooses weights, which is nothing for {by}"))),
         }
     }
 
-    /// The plan with the best weights, if any are searched for on a device.
+    /// The plan with the best weights, if any are searched for.
     pub fn choose(&self, mut plan: Plan, seed: u64, device: &str) -> Result<(Plan, Option<Found>)> {
         if self.evaluate.is_empty() {
             return Ok((plan, None));
@@ -67,7 +67,7 @@ impl Search {
         let models = plan.recipe.slices.first().map_or(0, |slice| slice.sources.len());
         let which = if models == 2 { Candidates::Grid(self.candidates) } else { Candidates::Random(self.candidates) };
         let candidates = candidates(which, models, seed)?;
-        let validation = self.validation(&plan.models[0].dir, device::parse(device)?)?;
+        let validation = self.validation(&plan.models[0].dir, device)?;
         let bar = output::bar(candidates.len(), "searching");
         let mut tried = Vec::with_capacity(candidates.len());
         for weights in candidates {
@@ -87,7 +87,8 @@ impl Search {
     }
 
     /// What candidates for the model in `dir` are measured with.
-    fn validation(&self, dir: &Path, device: Device) -> Result<Validation> {
+    fn validation(&self, dir: &Path, device: &str) -> Result<Validation> {
+        let device = device::parse(device)?;
         if peft_models::is_encoder(dir) {
             let config = EncoderConfig::read(dir)?;
             let limited = |file: &PathBuf| {
