@@ -85,6 +85,10 @@ struct Peek {
 
 /// Whether the recipe in `file` names a method that is trained. What is no recipe at all is for others to tell.
 pub fn is_trained(file: &Path) -> Result<bool> {
+    // Whoever reads the recipe says what is wrong with a directory.
+    if file.is_dir() {
+        return Ok(false);
+    }
     let peek: Option<Peek> = serde_saphyr::from_str(&read_text(file)?).ok();
     Ok(peek.and_then(|peek| peek.merge_method).is_some_and(|method| TRAINED_METHODS.contains(&method.as_str())))
 }
