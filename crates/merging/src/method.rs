@@ -321,15 +321,6 @@ pub static METHODS: &[Method] = &[
         build: rules::nearswap,
     },
     Method {
-        name: "passthrough",
-        title: "Passthrough",
-        reference: "https://github.com/arcee-ai/mergekit/blob/main/docs/merge_methods.md",
-        base: BaseUse::Ordinary,
-        models: (1, 1),
-        parameters: &[per_model("scale", Unset::Nothing)],
-        build: rules::passthrough,
-    },
-    Method {
         name: "fisher",
         title: "Fisher-weighted averaging",
         reference: "https://arxiv.org/abs/2111.09832",
@@ -343,5 +334,14 @@ pub static METHODS: &[Method] = &[
             flag("floor_relative", false),
         ],
         build: rules::fisher,
+    },
+    Method {
+        name: "passthrough",
+        title: "Passthrough",
+        reference: "https://github.com/arcee-ai/mergekit/blob/main/docs/merge_methods.md",
+        base: BaseUse::Ordinary,
+        models: (1, 1),
+        parameters: &[per_model("scale", Unset::Nothing)],
+        build: rules::passthrough,
     },
 ];
