@@ -154,7 +154,7 @@ mod tests {
     }
 
     fn net() -> Net {
-        let device = crate::device::host().autodiff();
+        let (_alone, device) = (crate::ops::check::generator(), crate::device::host().autodiff());
         let a = LinearConfig::new(3, 3).init(&device);
         Net { again: a.clone(), a, b: LinearConfig::new(3, 2).with_bias(false).init(&device) }
     }

@@ -48,7 +48,7 @@ fn draw(device: &Device) -> [u32; 2] {
 
 #[cfg(test)]
 mod tests {
-    use super::super::check::random;
+    use super::super::check::{generator, random};
     use super::*;
     use burn::module::Module;
     use burn::nn::DropoutConfig;
@@ -59,6 +59,7 @@ mod tests {
 
     #[test]
     fn the_gradient_is_dropped_where_the_output_was() {
+        let _alone = generator();
         let half = DropoutConfig::new(0.5).init();
         let x = random([40, 30]);
         let view = x.clone().transpose();
@@ -75,6 +76,7 @@ mod tests {
 
     #[test]
     fn each_call_drops_anew() {
+        let _alone = generator();
         let dropping = DropoutConfig::new(0.3).init();
         let x = random([200]);
         let [first, second] = [(); 2].map(|()| floats(dropout(&dropping, x.clone()).inner()));

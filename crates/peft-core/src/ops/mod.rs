@@ -35,12 +35,24 @@ use differentiable::differentiable;
 
 /// Compares an operation with the form composed of Burn's operations, in values and gradients.
 #[cfg(test)]
-mod check {
+pub(crate) mod check {
     use crate::device::host;
-    use burn::tensor::{Distribution, Tensor};
+    use crate::seed;
+    use burn::tensor::Tensor;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::{Mutex, MutexGuard, PoisonError};
 
+    /// Whoever draws from the device's own generator holds this: tests that seed it count on what comes next.
+    pub fn generator() -> MutexGuard<'static, ()> {
+        static GENERATOR: Mutex<()> = Mutex::new(());
+        GENERATOR.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// New numbers at each call, not from the device's generator.
     pub fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
-        Tensor::random(shape, Distribution::Normal(0.0, 1.0), &host()).autodiff().require_grad()
+        static CALLS: AtomicU64 = AtomicU64::new(0);
+        let mut rng = seed::rng(CALLS.fetch_add(1, Ordering::Relaxed), "check");
+        seed::normal(shape, 1.0, &mut rng, &host()).autodiff().require_grad()
     }
 
     /// The largest difference of two tensors over the largest element of the second.
@@ -57,7 +69,7 @@ mod check {
     /// Both forms on the same inputs: outputs agree, and gradients of their sums under the same random weights.
     pub fn same<const D: usize>(found: Tensor<D>, expected: Tensor<D>, inputs: &[&Read]) {
         assert!(distance(found.clone().inner(), expected.clone().inner()) < 2e-5, "values differ");
-        let weights = Tensor::<D>::random(found.dims(), Distribution::Normal(0.0, 1.0), &host());
+        let weights = random(found.dims()).inner();
         let loss = |y: Tensor<D>| (y * weights.clone().autodiff()).sum().backward();
         let (found, expected) = (loss(found), loss(expected));
         for (index, gradient) in inputs.iter().enumerate() {

@@ -114,7 +114,7 @@ impl ModuleVisitor for Gradients<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::check::{distance, random};
+    use super::super::check::{distance, generator, random};
     use super::*;
     use crate::device::host;
     use burn::nn::{Dropout, DropoutConfig, Linear, LinearConfig};
@@ -150,6 +150,7 @@ mod tests {
 
     #[test]
     fn values_and_gradients_are_those_of_computing_once() {
+        let _alone = generator();
         for input in [random([5, 6]), random([5, 6]).inner().autodiff()] {
             let net = Net::new(0.0);
             let expected = twice(&net, &input, |net, x| net.forward(x));
@@ -165,6 +166,7 @@ mod tests {
 
     #[test]
     fn dropout_drops_the_same_in_both_passes() {
+        let _alone = generator();
         let (net, x) = (Net::new(0.5), random([5, 6]));
         seed::begin(3);
         let y = recomputed(&net, x.clone(), Net::forward);
@@ -185,6 +187,7 @@ mod tests {
 
     #[test]
     fn nothing_is_recorded_where_nothing_is_trained() {
+        let _alone = generator();
         let (net, x) = (Net::new(0.0).no_grad(), random([5, 6]).inner().autodiff());
         assert!(!recomputed(&net, x, Net::forward).is_tracked());
     }
