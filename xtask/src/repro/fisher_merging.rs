@@ -42,7 +42,8 @@ impl FisherMerging {
             let sampled = experts(dm4, Estimator::Sampled { samples: 1 }, seed)?;
             let empirical = experts(dm4, Estimator::Empirical, seed)?;
             let mut score = |name, experts: &[Expert], floor| -> Outcome {
-                Ok(scores.add(name, seed, dm4.score(&merged(dm4, &all(experts), &[1.0 / TASKS as f64; TASKS], floor)?)))
+                scores.add(name, seed, dm4.score(&merged(dm4, &all(experts), &[1.0 / TASKS as f64; TASKS], floor)?));
+                Ok(())
             };
             // Without any information everything is at the floor.
             let flat: Vec<Expert> =

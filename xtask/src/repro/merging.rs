@@ -25,7 +25,10 @@ impl Merging {
             scores.add(BASE, seed, dm4.score(&dm4.base));
             scores.add(EXPERTS, seed, dm4.experts_score());
             let average = Linear { weights: vec![1.0; dm4.experts.len()], normalize: true };
-            let mut score = |name, rule: &dyn Rule| -> Outcome { Ok(scores.add(name, seed, dm4.score(&global(dm4, rule)?))) };
+            let mut score = |name, rule: &dyn Rule| -> Outcome {
+                scores.add(name, seed, dm4.score(&global(dm4, rule)?));
+                Ok(())
+            };
             score("average", &average)?;
             score("Model Stock", &ModelStock { filter_wise: false })?;
             score(ARITHMETIC_LOW, &arithmetic(dm4, Sparsity::None, 1.0, 0.3, seed))?;

@@ -14,7 +14,7 @@ impl Parts {
     pub fn new(seed: u64, path: &str, entries: usize, count: usize) -> Self {
         let mut rng = seed::rng(seed, &format!("parts of {path}"));
         let count = count.max(1);
-        Self { of: (0..entries).map(|_| (u64::from(rng.next_u32()) * count as u64 >> 32) as u16).collect(), count }
+        Self { of: (0..entries).map(|_| ((u64::from(rng.next_u32()) * count as u64) >> 32) as u16).collect(), count }
     }
 
     /// The number of entries.

@@ -15,6 +15,9 @@ pub const TRAIN: usize = 1200;
 const SIDE: usize = 8;
 const ROWS: usize = 1797;
 
+/// How a task sees an image.
+type View<'a> = dyn Fn(&[f32; PIXELS]) -> [f32; PIXELS] + 'a;
+
 /// Images of 8 × 8 pixels between 0 and 1 with their digits.
 pub struct Images {
     pixels: Vec<[f32; PIXELS]>,
@@ -65,9 +68,8 @@ impl Images {
         let mut moved: Vec<usize> = (0..PIXELS).collect();
         moved.shuffle(&mut seed::rng(12345, "pixels"));
         let turned = |x: &[f32; PIXELS]| std::array::from_fn(|i| x[i % SIDE * SIDE + SIDE - 1 - i / SIDE]);
-        let views: [&dyn Fn(&[f32; PIXELS]) -> [f32; PIXELS]; TASKS] =
-            [&|x| *x, &turned, &|x| x.map(|pixel| 1.0 - pixel), &|x| std::array::from_fn(|i| x[moved[i]])];
-        let task = |view: &dyn Fn(&[f32; PIXELS]) -> [f32; PIXELS]| {
+        let views: [&View; TASKS] = [&|x| *x, &turned, &|x| x.map(|pixel| 1.0 - pixel), &|x| std::array::from_fn(|i| x[moved[i]])];
+        let task = |view: &View| {
             let pixels = self.pixels.iter().map(view).collect();
             Task { images: Images { pixels, digits: self.digits.clone() }, device: device.clone() }
         };

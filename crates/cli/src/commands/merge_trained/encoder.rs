@@ -1,7 +1,7 @@
 //! Encoders that label texts: the trunk is merged, and each task keeps the head of its own checkpoint.
 
 use super::recipe::{Data, Recipe};
-use super::{Planned, Session, learned};
+use super::{Accuracies, Planned, Session, learned};
 use crate::commands::finetune::copy_checkpoint_files;
 use crate::loading::stored_dtype;
 use burn::tensor::{DType, Device};
@@ -80,7 +80,7 @@ pub fn merge(session: &mut Session, device: &Device) -> Result<Vec<(String, u64)
             format!("objective: negation needs two data: the target to unlearn, then the control to keep; there are {}", heads.len());
         return Err(Error::InvalidConfig(reason));
     }
-    let accuracies: Option<&dyn Fn(&SequenceClassifier) -> Result<[f64; 2]>> = if negation { Some(&accuracies) } else { None };
+    let accuracies: Option<&Accuracies<'_, _>> = if negation { Some(&accuracies) } else { None };
     let merged = session.learn(vectors(recipe, device)?, &mut streams, &objective, accuracies)?;
 
     let mut values = BTreeMap::new();

@@ -148,15 +148,17 @@ pub struct Session<'a> {
     steps: usize,
 }
 
+/// How well a model does on the target and on the control of a negation.
+pub type Accuracies<'a, M> = dyn Fn(&M) -> Result<[f64; 2]> + 'a;
+
 impl Session<'_> {
-    /// Learn, write what was learned beside the result, and give the merged model. `accuracies` measures the target and the control of a
-    /// negation.
+    /// Learn, write what was learned beside the result, and give the merged model. `accuracies` are needed for a negation.
     pub fn learn<M: Module, B>(
         &mut self,
         vectors: TaskVectors<M>,
         streams: &mut [Stream<'_, B>],
         objective: &impl Fn(&M, &B) -> Loss,
-        accuracies: Option<&dyn Fn(&M) -> Result<[f64; 2]>>,
+        accuracies: Option<&Accuracies<'_, M>>,
     ) -> Result<M> {
         let recipe = self.recipe;
         match &recipe.settings {
