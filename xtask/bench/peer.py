@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import sys
 import time
@@ -187,6 +188,7 @@ def merge(args) -> dict:
             with safe_open(file, "pt") as tensors:
                 if name in tensors.keys():
                     check.append(tensors.get_tensor(name).double().abs().mean().item())
+    shutil.rmtree(out)
     return {"metrics": {}, "ready_at": ready_at, "check": check}
 
 

@@ -61,7 +61,10 @@ impl Merge {
             Ok(numbers.iter().map(|x| f64::from(x.abs())).sum::<f64>() / numbers.len() as f64)
         };
         let check = CHECKED.into_iter().map(mean).collect::<Result<_>>()?;
-        Ok(Report { metrics: [("cat_seconds", self.cat()?)].into(), ready_at, check })
+        let cat_seconds = self.cat()?;
+        // Only now: the memory of a file that was just removed would make `cat` faster than a merge can be.
+        std::fs::remove_dir_all(&out).map_err(|e| Error::io(&out, e))?;
+        Ok(Report { metrics: [("cat_seconds", cat_seconds)].into(), ready_at, check })
     }
 
     fn recipe(&self) -> String {
