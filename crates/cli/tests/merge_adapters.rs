@@ -120,7 +120,7 @@ fn what_makes_no_sense_is_refused_and_leaves_nothing() {
         assert!(!Path::new(&out).exists(), "{said}");
         said
     };
-    assert!(merge(&["--weights", "1"]).contains("1 weights for 2 adapters"));
+    assert!(merge(&["--weights", "1"]).contains("number of weights is 1, that of adapters 2"));
     assert!(merge(&["--weights", "1,1", "--combination", "ties"]).contains("needs a density"));
     assert!(merge(&["--weights", "1,1", "--density", "0.5"]).contains("svd drops nothing"));
     let unknown = peft(&["merge-adapters", &first, &second, "--out", &out, "--weights", "1,1", "--combination", "tise"]);

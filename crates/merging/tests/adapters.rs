@@ -277,7 +277,7 @@ fn settings_that_make_no_sense_are_refused() {
     adapter(&b, 2, 40);
     let error = |settings: Settings| AdapterMerge::new(vec![open(&a), open(&b)], settings).unwrap_err().to_string();
     let two = |name: &str| Settings::new(Combination::named(name).unwrap(), vec![1.0, 1.0]);
-    assert!(error(Settings { weights: vec![1.0], ..two("cat") }).contains("1 weights for 2 adapters"));
+    assert!(error(Settings { weights: vec![1.0], ..two("cat") }).contains("number of weights is 1, that of adapters 2"));
     assert!(error(Settings { weights: vec![1.0, f64::NAN], ..two("cat") }).contains("not NaN"));
     assert!(error(two("ties")).contains("ties needs a density"));
     for density in [0.0, -0.5, 1.5, f64::NAN] {

@@ -141,7 +141,7 @@ impl Suite {
     fn job(&self) -> std::result::Result<Value, String> {
         let (part, shape) = (self.only[0], self.shape.first().copied());
         let job = || match (part, shape) {
-            (Part::Correctness, _) => correctness::run(&self.device()?),
+            (Part::Correctness, _) => correctness::run(&self.device()?, &self.device),
             (Part::Train, Some(shape)) => train::run(self, shape),
             (Part::Generate, Some(shape)) => generate::run(self, shape),
             (Part::Merge, Some(shape)) => merge::run(self, shape),

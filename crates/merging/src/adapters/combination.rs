@@ -112,7 +112,7 @@ impl Settings {
         let name = self.combination.name;
         let wrong = |reason: String| Err(Error::InvalidConfig(reason));
         if self.weights.len() != adapters {
-            return wrong(format!("{} weights for {adapters} adapters; give one for each", self.weights.len()));
+            return wrong(format!("the number of weights is {}, that of adapters {adapters}; give one for each", self.weights.len()));
         }
         if let Some(weight) = self.weights.iter().find(|weight| !weight.is_finite()) {
             return wrong(format!("a weight is a finite number, not {weight}"));

@@ -1,7 +1,7 @@
 //! Every method on a small random model: logits, loss, gradients, generated tokens, merging; and some steps of the trainer.
 
+use super::Kind;
 use super::compare::{Check, Output, values};
-use super::{HALF_MODEL, MODEL};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData};
 use peft_adapters::bitfit::BitFitConfig;
@@ -57,7 +57,7 @@ fn methods() -> Vec<(&'static str, PeftConfig)> {
 ///
 /// # Errors
 /// If the model cannot be written to disk, from where both devices load it as users do.
-pub fn checks(cpu: &Device, target: &Device) -> Result<Vec<Check>> {
+pub fn checks(cpu: &Device, target: &Device, tolerance: impl Fn(Kind) -> f64) -> Result<Vec<Check>> {
     let dir = tempfile::tempdir().map_err(|e| Error::io("a temporary directory", e))?;
     let dir = dir.path();
     write_atomic(&dir.join("config.json"), MODEL_CONFIG.as_bytes())?;
@@ -67,19 +67,24 @@ pub fn checks(cpu: &Device, target: &Device) -> Result<Vec<Check>> {
     for (name, config) in methods() {
         let model = |device: &Device, dtype| adapted(dir, &config, device, dtype);
         let learned = |device: &Device, dtype| learned(&model(device, dtype)?);
-        checks.push(Check::new(name, MODEL, || learned(cpu, DType::F32), || learned(target, DType::F32)));
+        checks.push(Check::new(name, tolerance(Kind::Model), || learned(cpu, DType::F32), || learned(target, DType::F32)));
         if name == "lora" {
-            checks.push(Check::new("lora, bf16", HALF_MODEL, || learned(cpu, DType::BF16), || learned(target, DType::BF16)));
+            checks.push(Check::new(
+                "lora, bf16",
+                tolerance(Kind::HalfModel),
+                || learned(cpu, DType::BF16),
+                || learned(target, DType::BF16),
+            ));
         }
         let greedy = || chosen(&model(cpu, DType::F32)?, &text(&model(target, DType::F32)?)?);
-        checks.push(Check::of(format!("{name}: greedy tokens"), MODEL, greedy));
+        checks.push(Check::of(format!("{name}: greedy tokens"), tolerance(Kind::Greedy), greedy));
         let logits = |model: CausalLm| Ok(vec![Output::new("logits", values(model.logits(ids(&model)))?)]);
         let merged = || logits(merge(model(target, DType::F32)?)?);
-        checks.push(Check::new(format!("{name}: merged"), MODEL, || logits(model(target, DType::F32)?), merged));
+        checks.push(Check::new(format!("{name}: merged"), tolerance(Kind::Model), || logits(model(target, DType::F32)?), merged));
     }
     let (_, lora) = methods().swap_remove(0);
     let losses = |device: &Device| losses(adapted(dir, &lora, device, DType::F32)?);
-    checks.push(Check::new("trainer: losses of LoRA", MODEL, || losses(cpu), || losses(target)));
+    checks.push(Check::new("trainer: losses of LoRA", tolerance(Kind::Model), || losses(cpu), || losses(target)));
     Ok(checks)
 }
 

@@ -10,23 +10,44 @@ use compare::Check;
 use peft_core::{Result, device};
 use serde_json::{Value, json};
 
-/// Largest difference over the largest element, for one operation in f32 without matrix products.
-const SINGLE: f64 = 1e-4;
-/// The same for an operation with matrix products: tensor cores take f32 in TF32, whose mantissa of 10 bits rounds each factor by up to
-/// 4.9e-4.
-const PRODUCT: f64 = 5e-3;
-/// The same where a weight is in half precision: devices compute in the weight's type, the CPU widens it.
-const HALF: f64 = 2e-2;
-/// The same for a whole model in f32, whose layers add up their differences.
-const MODEL: f64 = 2e-2;
-/// The same for a whole model with weights in half precision.
-const HALF_MODEL: f64 = 5e-2;
+/// What is compared, which decides how large a difference over the largest element may be.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// An operation in f32 without matrix products.
+    Single,
+    /// An operation in f32 with matrix products.
+    Product,
+    /// An operation with a weight in half precision: devices compute in the weight's type, the CPU widens it.
+    Half,
+    /// A whole model in f32, whose layers add up their differences.
+    Model,
+    /// A whole model with weights in half precision.
+    HalfModel,
+    /// The logits of greedy tokens on the CPU, beside the best ones there: without a difference the tokens are the same.
+    Greedy,
+}
 
-/// All checks of `target`.
-pub fn run(target: &Device) -> Result<Value> {
+impl Kind {
+    /// The largest difference. With `tf32`, tensor cores round each factor of an f32 product to a mantissa of 10 bits, by up to 4.9e-4.
+    fn tolerance(self, tf32: bool) -> f64 {
+        match (self, tf32) {
+            (Self::Single, _) | (Self::Product, false) => 1e-4,
+            (Self::Product, true) => 5e-3,
+            (Self::Half, _) | (Self::Model | Self::Greedy, true) => 2e-2,
+            (Self::Model, false) => 1e-3,
+            (Self::HalfModel, _) => 5e-2,
+            (Self::Greedy, false) => 0.0,
+        }
+    }
+}
+
+/// All checks of `target`, the device of this name.
+pub fn run(target: &Device, name: &str) -> Result<Value> {
     let cpu = device::parse("cpu")?;
-    let mut checks = operations::checks(&cpu, target);
-    checks.extend(methods::checks(&cpu, target)?);
+    let tf32 = name.starts_with("cuda");
+    let tolerance = |kind: Kind| kind.tolerance(tf32);
+    let mut checks = operations::checks(&cpu, target, tolerance);
+    checks.extend(methods::checks(&cpu, target, tolerance)?);
     let failed = checks.iter().filter(|check| !check.ok()).count();
     Ok(json!({
         "passed": checks.len() - failed,

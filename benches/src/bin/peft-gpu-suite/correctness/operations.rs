@@ -1,39 +1,39 @@
 //! Every operation of `peft_core::ops`.
 
+use super::Kind;
 use super::compare::{Check, Output};
 use super::tape::Tape;
-use super::{HALF, PRODUCT, SINGLE};
 use burn::tensor::{DType, Device, Int, Tensor};
 use peft_core::{Result, ops};
 
 type Operation = fn(Tape) -> Result<Vec<Output>>;
 
-const OPERATIONS: [(&str, f64, Operation); 19] = [
-    ("rms_norm", SINGLE, rms_norm),
-    ("layer_norm", SINGLE, layer_norm),
-    ("swiglu", SINGLE, swiglu),
-    ("gelu", SINGLE, |tape| activated(tape, ops::gelu)),
-    ("gelu_tanh", SINGLE, |tape| activated(tape, ops::gelu_tanh)),
-    ("rotate", SINGLE, rotate),
-    ("attention, causal", PRODUCT, |tape| attention(tape, 4, [70, 70], &causal(70))),
-    ("attention, grouped heads", PRODUCT, |tape| attention(tape, 2, [70, 70], &causal(70))),
-    ("attention, one query after a past", PRODUCT, |tape| attention(tape, 2, [1, 33], &windowed(1, 32, 99))),
-    ("attention, through a window after a past", PRODUCT, |tape| attention(tape, 1, [70, 81], &windowed(70, 11, 20))),
-    ("attention, packed and padded rows", PRODUCT, |tape| attention(tape, 2, [70, 70], &rows(70))),
-    ("project, f32", PRODUCT, |tape| project(tape, DType::F32)),
-    ("project, bf16", HALF, |tape| project(tape, DType::BF16)),
-    ("project, f16", HALF, |tape| project(tape, DType::F16)),
-    ("project_low_rank, f32", PRODUCT, |tape| project_low_rank(tape, DType::F32)),
-    ("project_low_rank, bf16", HALF, |tape| project_low_rank(tape, DType::BF16)),
-    ("linear_cross_entropy, f32", PRODUCT, |tape| head(tape, 40, 300, DType::F32)),
-    ("linear_cross_entropy, bf16", HALF, |tape| head(tape, 40, 300, DType::BF16)),
-    ("linear_cross_entropy, more logits than exist at once", PRODUCT, |tape| head(tape, 300, 128_000, DType::F32)),
+const OPERATIONS: [(&str, Kind, Operation); 19] = [
+    ("rms_norm", Kind::Single, rms_norm),
+    ("layer_norm", Kind::Single, layer_norm),
+    ("swiglu", Kind::Single, swiglu),
+    ("gelu", Kind::Single, |tape| activated(tape, ops::gelu)),
+    ("gelu_tanh", Kind::Single, |tape| activated(tape, ops::gelu_tanh)),
+    ("rotate", Kind::Single, rotate),
+    ("attention, causal", Kind::Product, |tape| attention(tape, 4, [70, 70], &causal(70))),
+    ("attention, grouped heads", Kind::Product, |tape| attention(tape, 2, [70, 70], &causal(70))),
+    ("attention, one query after a past", Kind::Product, |tape| attention(tape, 2, [1, 33], &windowed(1, 32, 99))),
+    ("attention, through a window after a past", Kind::Product, |tape| attention(tape, 1, [70, 81], &windowed(70, 11, 20))),
+    ("attention, packed and padded rows", Kind::Product, |tape| attention(tape, 2, [70, 70], &rows(70))),
+    ("project, f32", Kind::Product, |tape| project(tape, DType::F32)),
+    ("project, bf16", Kind::Half, |tape| project(tape, DType::BF16)),
+    ("project, f16", Kind::Half, |tape| project(tape, DType::F16)),
+    ("project_low_rank, f32", Kind::Product, |tape| project_low_rank(tape, DType::F32)),
+    ("project_low_rank, bf16", Kind::Half, |tape| project_low_rank(tape, DType::BF16)),
+    ("linear_cross_entropy, f32", Kind::Product, |tape| head(tape, 40, 300, DType::F32)),
+    ("linear_cross_entropy, bf16", Kind::Half, |tape| head(tape, 40, 300, DType::BF16)),
+    ("linear_cross_entropy, more logits than exist at once", Kind::Product, |tape| head(tape, 300, 128_000, DType::F32)),
 ];
 
 /// Compare them all.
-pub fn checks(cpu: &Device, target: &Device) -> Vec<Check> {
+pub fn checks(cpu: &Device, target: &Device, tolerance: impl Fn(Kind) -> f64) -> Vec<Check> {
     let check =
-        |(name, tolerance, run): (&str, f64, Operation)| Check::new(name, tolerance, || run(Tape::on(cpu)), || run(Tape::on(target)));
+        |(name, kind, run): (&str, Kind, Operation)| Check::new(name, tolerance(kind), || run(Tape::on(cpu)), || run(Tape::on(target)));
     OPERATIONS.into_iter().map(check).collect()
 }
 
