@@ -5,7 +5,7 @@
 use burn::module::{Flag, Module, ModuleMapper, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::activation::log_softmax;
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use peft_adapters::{PeftConfig, load};
 use peft_core::files::Checkpoint;
 use peft_core::{CONFIG_FILE, Error, TENSOR_FILE, activate, adapter_names, device, merge, save_adapter, unload, unmerge};
@@ -287,7 +287,7 @@ fn adapters_switch_without_a_trace() {
 #[test]
 fn half_precision_bases_take_adapters() {
     let fixture = Fixture::open("lora");
-    let model = CausalLm::load(&fixture.base, &device::host(), Some(DType::BF16)).unwrap();
+    let model = CausalLm::load(&fixture.base, &device::host(), Some(device::host_half())).unwrap();
     let (model, _, _) = load(model, &fixture.dir, "default").unwrap();
     // What rounding the weights to eight bits makes of a random model.
     let tolerance = 5e-2;

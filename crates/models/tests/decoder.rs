@@ -106,14 +106,15 @@ fn a_seed_determines_random_weights() {
 fn weights_drawn_on_the_device_are_frozen_and_of_the_type_asked_for() {
     let device = device::host().autodiff();
     let config = config("llama", json!({"vocab_size": 600, "attention_bias": true}));
-    let model = CausalLm::random(config, &device, DType::BF16);
+    let half = device::host_half();
+    let model = CausalLm::random(config, &device, half);
     let embedding = model.model.embed_tokens.weight.val();
-    assert_eq!((embedding.dims(), embedding.dtype()), ([600, 8], DType::BF16));
+    assert_eq!((embedding.dims(), embedding.dtype()), ([600, 8], half));
     let deviation = floats(embedding.cast(DType::F32).square().mean().sqrt())[0];
     assert!((deviation - 0.4).abs() < 0.05, "{deviation}");
     let layer = &model.model.layers[0];
     let (queries, bias) = (&layer.self_attn.q_proj.weight, layer.self_attn.q_proj.bias.as_ref().unwrap());
-    assert_eq!((queries.dims(), queries.val().dtype(), queries.is_require_grad()), ([8, 24], DType::BF16, false));
+    assert_eq!((queries.dims(), queries.val().dtype(), queries.is_require_grad()), ([8, 24], half, false));
     assert!(floats(bias.val().cast(DType::F32)).iter().all(|value| *value == 0.0));
     assert!(floats(layer.input_layernorm.weight.val().cast(DType::F32)).iter().all(|value| *value == 1.0));
     assert!(floats(model.logits(ids(&[[1, 2, 3]], &device))).iter().all(|logit| logit.is_finite()));

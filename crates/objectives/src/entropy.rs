@@ -23,11 +23,10 @@ pub fn entropy(logits: Tensor<2>) -> Tensor<1> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::Device;
 
     #[test]
     fn equal_logits_are_as_unsure_as_can_be_and_one_large_logit_is_sure() {
-        let device = Device::default();
+        let device = peft_core::device::host();
         let found = entropies(Tensor::from_floats([[2.0, 2.0, 2.0, 2.0], [500.0, 0.0, 0.0, -500.0]], &device));
         let found = found.into_data().try_into_vec::<f32>().unwrap();
         assert!((found[0] - 4f32.ln()).abs() < 1e-6 && found[1].abs() < 1e-6, "{found:?}");
@@ -35,7 +34,7 @@ mod tests {
 
     #[test]
     fn the_gradient_is_that_of_the_definition() {
-        let device = Device::default().autodiff();
+        let device = peft_core::device::host().autodiff();
         let logits = Tensor::<2>::from_floats([[1.0, 2.0, 0.5]], &device).require_grad();
         let gradient = logits.grad(&entropy(logits.clone()).backward()).unwrap().into_data().try_into_vec::<f32>().unwrap();
         let p: Vec<f64> = [1f64, 2.0, 0.5].map(f64::exp).to_vec();

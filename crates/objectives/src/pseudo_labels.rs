@@ -21,10 +21,9 @@ pub fn confident_cross_entropy(logits: Tensor<2>, targets: Tensor<2>, threshold:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::Device;
 
     fn value(targets: [[f32; 2]; 2]) -> f32 {
-        let device = Device::default();
+        let device = peft_core::device::host();
         let logits = Tensor::from_floats([[0.0, 0.0], [3.0, -3.0]], &device);
         confident_cross_entropy(logits, Tensor::from_floats(targets, &device), 0.99).into_scalar::<f32>()
     }
@@ -40,7 +39,7 @@ mod tests {
     #[test]
     fn no_row_above_the_threshold_is_a_loss_of_zero_with_a_gradient_of_zero() {
         assert_eq!(value([[0.5, 0.5], [0.9, 0.1]]), 0.0);
-        let device = Device::default().autodiff();
+        let device = peft_core::device::host().autodiff();
         let logits = Tensor::<2>::from_floats([[1.0, 2.0]], &device).require_grad();
         let loss = confident_cross_entropy(logits.clone(), Tensor::from_floats([[0.5, 0.5]], &device), 0.99);
         let gradient = logits.grad(&loss.backward()).unwrap().into_data().try_into_vec::<f32>().unwrap();

@@ -1,7 +1,7 @@
 //! Devices by name.
 
 use crate::{Error, Result};
-use burn::tensor::Device;
+use burn::tensor::{DType, Device};
 
 /// The device that a name such as `cpu`, `vulkan`, `vulkan:1`, `cuda` or `cuda:1` stands for.
 ///
@@ -37,6 +37,11 @@ pub fn compiled() -> Vec<&'static str> {
 pub fn host() -> Device {
     let name = std::env::var("PEFT_DEVICE").unwrap_or_else(|_| "cpu".into());
     parse(&name).unwrap_or_else(|error| panic!("PEFT_DEVICE: {error}"))
+}
+
+/// The half-precision type that tests compute in on [`host`]: bf16 where the device does, else f16.
+pub fn host_half() -> DType {
+    if host().supports_dtype(DType::BF16) { DType::BF16 } else { DType::F16 }
 }
 
 #[allow(unused)]

@@ -1,6 +1,6 @@
 //! What data files, templates and tokenizers are made into, and what is said when they cannot be used.
 
-use burn::tensor::Device;
+use peft_core::device::host;
 use peft_train::data::*;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -697,7 +697,7 @@ fn row(ids: &[u32], counts: &[usize]) -> Encoded {
 #[test]
 fn a_batch_pads_on_the_right_and_points_before_every_token_to_learn() {
     let rows = [row(&[10, 11, 12, 13], &[2, 3]), row(&[20, 21], &[1])];
-    let batch = Batcher::new(Device::default(), 9).batch(&rows);
+    let batch = Batcher::new(host(), 9).batch(&rows);
     assert_eq!(batch.ids.dims(), [2, 4]);
     let values = |data: burn::tensor::TensorData| data.iter::<i64>().collect::<Vec<_>>();
     assert_eq!(values(batch.ids.to_data()), [10, 11, 12, 13, 20, 21, 9, 9]);
@@ -709,21 +709,21 @@ fn a_batch_pads_on_the_right_and_points_before_every_token_to_learn() {
 #[test]
 fn a_batch_can_be_made_of_chosen_rows() {
     let rows = [row(&[1, 2], &[1]), row(&[3, 4, 5], &[1, 2])];
-    let batch = Batcher::new(Device::default(), 0).batch([1, 0].map(|i| &rows[i]));
+    let batch = Batcher::new(host(), 0).batch([1, 0].map(|i| &rows[i]));
     assert_eq!(batch.targets.to_data().iter::<i64>().collect::<Vec<_>>(), [4, 5, 2]);
 }
 
 #[test]
 fn packed_rows_hold_sequences_side_by_side_and_learn_nothing_across_their_borders() {
     let [a, b, c] = [row(&[1, 2], &[1]), row(&[3, 4, 5], &[1, 2]), row(&[6, 7, 8, 9], &[3])];
-    let batch = HostBatch::new(&[vec![&a, &b], vec![&c]], 0).to_device(&Device::default());
+    let batch = HostBatch::new(&[vec![&a, &b], vec![&c]], 0).to_device(&host());
     let values = |data: burn::tensor::TensorData| data.iter::<i64>().collect::<Vec<_>>();
     assert_eq!(values(batch.ids.to_data()), [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]);
     assert_eq!(values(batch.positions.to_data()), [0, 2, 3, 7]);
     assert_eq!(values(batch.targets.to_data()), [2, 4, 5, 9]);
     assert_eq!((batch.tokens, batch.rows), (9, 2));
     assert_eq!(batch.packed.unwrap().starts(), [0, 0, 2, 2, 2, 0, 0, 0, 0, 4]);
-    assert!(HostBatch::new(&[[&a], [&b]], 0).to_device(&Device::default()).packed.is_none());
+    assert!(HostBatch::new(&[[&a], [&b]], 0).to_device(&host()).packed.is_none());
 }
 
 // ---- order

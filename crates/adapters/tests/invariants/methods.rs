@@ -4,7 +4,7 @@ use crate::net::*;
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::GradientsParams;
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use peft_adapters::low_rank::{Dora, Init, LoraConfig};
 use peft_adapters::{PeftConfig, attach};
 use peft_core::{Context, Project, Slot, Summary, adapt, adapters_named, device, merge, seed, unmerge};
@@ -270,21 +270,22 @@ fn a_record_restores_a_trained_adapter() {
 }
 
 #[test]
-fn bfloat16_bases_are_adapted_in_their_own_type() {
-    struct ToBf16;
-    impl ModuleMapper for ToBf16 {
+fn half_precision_bases_are_adapted_in_their_own_type() {
+    let half = device::host_half();
+    struct Narrow(DType);
+    impl ModuleMapper for Narrow {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            param.map(|value| value.detach().cast(burn::tensor::DType::BF16))
+            param.map(|value| value.detach().cast(self.0))
         }
     }
     for (name, config) in methods() {
-        let net = attach(Net::new().map(&mut ToBf16), &config, 0).unwrap().0;
+        let net = attach(Net::new().map(&mut Narrow(half)), &config, 0).unwrap().0;
         let slot = net.down.weight.reparameterization::<Slot>().or(net.up.weight.reparameterization::<Slot>());
         assert!(slot.is_some(), "{name}");
-        assert_eq!(net.down.weight.val().dtype(), burn::tensor::DType::BF16, "{name}");
-        assert_eq!(net.up.weight.val().dtype(), burn::tensor::DType::BF16, "{name}");
+        assert_eq!(net.down.weight.val().dtype(), half, "{name}");
+        assert_eq!(net.up.weight.val().dtype(), half, "{name}");
         let merged = merge(shaken(net, 1)).unwrap();
-        assert_eq!(merged.up.weight.base().dtype(), burn::tensor::DType::BF16, "{name}");
-        assert_eq!(unmerge(merged).up.weight.base().dtype(), burn::tensor::DType::BF16, "{name}");
+        assert_eq!(merged.up.weight.base().dtype(), half, "{name}");
+        assert_eq!(unmerge(merged).up.weight.base().dtype(), half, "{name}");
     }
 }

@@ -85,7 +85,6 @@ fn grown(buffer: Option<Tensor<4>>, like: &Tensor<4>, filled: usize, room: usize
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::Device;
 
     #[test]
     fn there_is_room_for_what_the_cache_was_made_for() {
@@ -97,7 +96,7 @@ mod tests {
 
     #[test]
     fn growing_keeps_what_was_written() {
-        let device = Device::default();
+        let device = peft_core::device::host();
         let token = |value: f64| Tensor::<4>::full([1, 1, 1, 2], value, &device);
         let mut layer = LayerCache::default();
         for position in 0..3 {

@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn pairs_turn_by_position_times_frequency() {
-        let device = Device::default();
+        let device = peft_core::device::host();
         let x = Tensor::<4>::from_data([[[[1.0, 2.0, 3.0, 4.0]]]], &device);
         let turned = rotary().positions(3, 4, &device).apply(x).try_into_vec_as::<f32>().unwrap();
         let turn = |a: f32, b: f32, angle: f32| (a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin());
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn positions_of_packed_sequences_begin_at_0() {
-        let device = Device::default();
+        let device = peft_core::device::host();
         let packed = rotary().packed(&Packed::new(&[vec![2, 3], vec![4]], 5), 5, &device).cos;
         let from_0 = rotary().positions(0, 4, &device).cos;
         let expected = from_0.select(0, Tensor::from_ints([0, 1, 0, 1, 2, 0, 1, 2, 3, 0], &device));
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn scores_depend_on_the_distance_alone() {
-        let device = Device::default();
+        let device = peft_core::device::host();
         let q = Tensor::<4>::from_data([[[[0.3, -1.0, 0.7, 0.2]]]], &device);
         let k = Tensor::<4>::from_data([[[[1.1, 0.4, -0.6, 0.9]]]], &device);
         let rotary = rotary();

@@ -16,6 +16,8 @@ pub struct Visible {
     /// The shape of both: all rows or one that stands for all, and the same for queries.
     dims: [usize; 2],
     mask: Arc<OnceLock<Tensor<4>>>,
+    #[cfg(feature = "cube")]
+    ranges: Arc<OnceLock<[Tensor<1, burn::tensor::Int>; 2]>>,
 }
 
 impl Visible {
@@ -28,7 +30,7 @@ impl Visible {
         let ends: Vec<u32> = (0..starts.len()).map(|index| (first + index % queries + 1) as u32).collect();
         assert!(starts.iter().zip(&ends).all(|(start, end)| start < end), "a query sees at least the key at its own position");
         let rows = starts.len().checked_div(queries).unwrap_or(1);
-        Self::ranges(starts, ends, [rows, queries])
+        Self::of_ranges(starts, ends, [rows, queries])
     }
 
     /// In both directions: every query of row `i` sees the first `lengths[i]` of `keys` keys.
@@ -41,11 +43,18 @@ impl Visible {
         let whole = lengths.iter().all(|length| *length == keys);
         let ends: Vec<u32> = if whole { vec![keys as u32] } else { lengths.iter().map(|length| *length as u32).collect() };
         let rows = ends.len();
-        Self::ranges(vec![0; rows], ends, [rows, 1])
+        Self::of_ranges(vec![0; rows], ends, [rows, 1])
     }
 
-    fn ranges(starts: Vec<u32>, ends: Vec<u32>, dims: [usize; 2]) -> Self {
-        Self { starts: starts.into(), ends: ends.into(), dims, mask: Arc::default() }
+    fn of_ranges(starts: Vec<u32>, ends: Vec<u32>, dims: [usize; 2]) -> Self {
+        Self {
+            starts: starts.into(),
+            ends: ends.into(),
+            dims,
+            mask: Arc::default(),
+            #[cfg(feature = "cube")]
+            ranges: Arc::default(),
+        }
     }
 
     /// `0` where a query may look and `-∞` where not, `[1 or b, 1, 1 or queries, keys]`.
@@ -60,6 +69,16 @@ impl Visible {
             Tensor::from_data(TensorData::new(values, [rows, 1, queries, keys]), device)
         };
         self.mask.get_or_init(build).clone()
+    }
+
+    /// The first key of each range and the one behind its last, on a device.
+    #[cfg(feature = "cube")]
+    fn ranges(&self, device: &Device) -> [Tensor<1, burn::tensor::Int>; 2] {
+        let on_device = |keys: &Arc<[u32]>| {
+            let keys: Vec<i32> = keys.iter().map(|key| *key as i32).collect();
+            Tensor::from_ints(keys.as_slice(), device)
+        };
+        self.ranges.get_or_init(|| [&self.starts, &self.ends].map(on_device)).clone()
     }
 
     #[cfg(feature = "cpu")]
@@ -131,15 +150,29 @@ fn backward(dy: &Tensor<4>, inputs: &[Tensor<4>; 3], visible: &Visible) -> [Tens
 /// The attention weights, `[b, kv, h / kv · s, t]`: the queries of a group stand below each other in one matrix.
 fn weights(q: Tensor<4>, k: Tensor<4>, visible: &Visible) -> Tensor<4> {
     let ([b, h, s, hd], [_, kv, t, _]) = (q.dims(), k.dims());
-    let mask = visible.mask(t, &q.clone().inner().device());
+    let device = q.clone().inner().device();
     let factor = f64::from(scale(&q));
     let scores = (q * factor).reshape([b, kv, h / kv * s, hd]).matmul(k.swap_dims(2, 3));
-    softmax((scores.reshape([b, h, s, t]) + mask).reshape([b, kv, h / kv * s, t]), 3)
+    #[cfg(feature = "cube")]
+    if let Some(weights) = super::cube::softmax(&scores, || visible.ranges(&device), visible.dims[1]) {
+        return weights;
+    }
+    softmax((scores.reshape([b, h, s, t]) + visible.mask(t, &device)).reshape([b, kv, h / kv * s, t]), 3)
 }
 
 fn composed(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, visible: &Visible) -> Tensor<4> {
     let dims = q.dims();
     weights(q, k, visible).matmul(v).reshape(dims)
+}
+
+/// The gradient of `factor` times the scores.
+fn scores_gradient(weights: Tensor<4>, dweights: Tensor<4>, factor: f64) -> Tensor<4> {
+    #[cfg(feature = "cube")]
+    if let Some(gradient) = super::cube::softmax_backward(&weights, &dweights, factor as f32) {
+        return gradient;
+    }
+    let along = (dweights.clone() * weights.clone()).sum_dim(3);
+    weights * (dweights - along) * factor
 }
 
 fn composed_backward(dy: Tensor<4>, [q, k, v]: [Tensor<4>; 3], visible: &Visible) -> [Tensor<4>; 3] {
@@ -150,8 +183,7 @@ fn composed_backward(dy: Tensor<4>, [q, k, v]: [Tensor<4>; 3], visible: &Visible
     let dy = grouped(dy);
     let dv = weights.clone().swap_dims(2, 3).matmul(dy.clone());
     let dweights = dy.matmul(v.swap_dims(2, 3));
-    let mean = (dweights.clone() * weights.clone()).sum_dim(3);
-    let dscores = weights * (dweights - mean) * factor;
+    let dscores = scores_gradient(weights, dweights, factor);
     let dk = dscores.clone().swap_dims(2, 3).matmul(grouped(q));
     [dscores.matmul(k).reshape([b, h, s, hd]), dk, dv]
 }

@@ -25,7 +25,7 @@ pub fn differentiable<const N: usize, const D: usize>(
     if let Some(recorded) = op.record::<burn::backend::Flex>() {
         return recorded;
     }
-    #[cfg(any(feature = "vulkan", feature = "cuda"))]
+    #[cfg(feature = "cube")]
     if let Some(recorded) = op.record::<burn::backend::Cube>() {
         return recorded;
     }

@@ -86,13 +86,21 @@ mod tests {
 
     const FORMS: [Form; 2] = [Form::Exact, Form::Tanh];
 
+    /// By elementary operations: on some devices Burn's own gradient of `gelu` is that of the approximation.
+    fn reference<const D: usize>(x: Tensor<D>, form: Form) -> Tensor<D> {
+        match form {
+            Form::Exact => x.clone() * ((x * FRAC_1_SQRT_2).erf() + 1.0) * 0.5,
+            Form::Tanh => activation::gelu_approximate(x),
+        }
+    }
+
     #[test]
     fn it_is_the_composed_form() {
         for form in FORMS {
             for shape in [[3, 41, 7], [2, 33, 700]] {
                 // Wide enough for both tails.
                 let x = (random(shape).inner() * 3.0).autodiff().require_grad();
-                same(apply(x.clone(), form), composed(x.clone(), form), &[&gradient(&x)]);
+                same(apply(x.clone(), form), reference(x.clone(), form), &[&gradient(&x)]);
                 let dy = random(shape).inner();
                 let found = backward(&dy, &x.clone().inner(), form);
                 assert!(distance(found, composed_backward(dy, x.inner(), form)) < 1e-5);
@@ -104,9 +112,9 @@ mod tests {
     fn views_that_are_not_contiguous_are_read_in_order() {
         for form in FORMS {
             let x = random([9, 5]);
-            same(apply(x.clone().transpose(), form), composed(x.clone().transpose(), form), &[&gradient(&x)]);
+            same(apply(x.clone().transpose(), form), reference(x.clone().transpose(), form), &[&gradient(&x)]);
             let part = |x: &Tensor<2>| x.clone().slice([1..8, 2..5]);
-            same(apply(part(&x), form), composed(part(&x), form), &[&gradient(&x)]);
+            same(apply(part(&x), form), reference(part(&x), form), &[&gradient(&x)]);
         }
     }
 
@@ -114,7 +122,7 @@ mod tests {
     fn extreme_inputs_have_the_values_and_gradients_of_the_composed_form() {
         for form in FORMS {
             let x = Tensor::<1>::from_floats([-30.0, -10.0, -0.0, 0.0, 1e-40, -1e-40, 10.0, 30.0], &host()).autodiff().require_grad();
-            same(apply(x.clone(), form), composed(x.clone(), form), &[&gradient(&x)]);
+            same(apply(x.clone(), form), reference(x.clone(), form), &[&gradient(&x)]);
             let huge = Tensor::<1>::from_floats([-1e30, 1e30], &host());
             let slopes = |slope: fn(&Tensor<1>, &Tensor<1>, Form) -> Tensor<1>| slope(&huge.ones_like(), &huge, form);
             for slope in [slopes(backward), slopes(|dy, x, form| composed_backward(dy.clone(), x.clone(), form))] {

@@ -73,19 +73,12 @@ fn composed(hidden: &Tensor<2>, weight: &Tensor<2>, targets: &[i64], counted: us
         let end = (first + rows).min(n);
         let chosen = &targets[first..end];
         assert!(chosen.iter().all(|target| *target < vocabulary as i64), "a target is outside the vocabulary of {vocabulary}");
-        let counts: Vec<f32> = chosen.iter().map(|target| if *target >= 0 { 1.0 } else { 0.0 }).collect();
-        let counts = Tensor::<1>::from_floats(counts.as_slice(), &device).reshape([end - first, 1]);
-        let ids: Vec<i64> = chosen.iter().map(|target| (*target).max(0)).collect();
-        let ids = Tensor::<1, Int>::from_ints(ids.as_slice(), &device).reshape([end - first, 1]);
         let states = as_type(hidden.clone().slice_dim(0, first..end), weight.dtype());
-        let log = log_softmax(as_type(states.clone().matmul(weight.clone()), DType::F32), 1);
-        loss = loss - (log.clone().gather(1, ids.clone()) * counts.clone()).sum();
+        let (lost, dlogits) = rows_loss(states.clone().matmul(weight.clone()), chosen, 1.0 / counted as f64);
+        loss = loss + lost;
         if wanted == [false, false] {
             continue;
         }
-        let scaled = counts / counted as f64;
-        let minus = Tensor::zeros([end - first, vocabulary], &device).scatter(1, ids, scaled.clone(), burn::tensor::IndexingUpdateOp::Add);
-        let dlogits = as_type(log.exp() * scaled - minus, weight.dtype());
         if wanted[0] {
             dhidden.push(as_type(dlogits.clone().matmul(weight.clone().transpose()), DType::F32));
         }
@@ -97,6 +90,24 @@ fn composed(hidden: &Tensor<2>, weight: &Tensor<2>, targets: &[i64], counted: us
     let dhidden = wanted[0].then(|| if n == 0 { hidden.zeros_like() } else { Tensor::cat(dhidden, 0) });
     let dweight = wanted[1].then(|| dweight.unwrap_or_else(|| weight.zeros_like()));
     Computed { loss: loss / counted as f64, gradients: [dhidden, dweight] }
+}
+
+/// The sum of the losses of some rows, and `scale` times its gradient with respect to their logits.
+fn rows_loss(logits: Tensor<2>, targets: &[i64], scale: f64) -> (Tensor<1>, Tensor<2>) {
+    let (device, [rows, _]) = (logits.device(), logits.dims());
+    #[cfg(feature = "cube")]
+    if let Some((losses, gradient)) = super::cube::cross_entropy(&logits, || Tensor::from_ints(targets, &device), scale as f32) {
+        return (losses.sum(), gradient);
+    }
+    let counts: Vec<f32> = targets.iter().map(|target| if *target >= 0 { 1.0 } else { 0.0 }).collect();
+    let counts = Tensor::<1>::from_floats(counts.as_slice(), &device).reshape([rows, 1]);
+    let ids: Vec<i64> = targets.iter().map(|target| (*target).max(0)).collect();
+    let ids = Tensor::<1, Int>::from_ints(ids.as_slice(), &device).reshape([rows, 1]);
+    let log = log_softmax(as_type(logits.clone(), DType::F32), 1);
+    let lost = (log.clone().gather(1, ids.clone()) * counts.clone()).sum().neg();
+    let scaled = counts * scale;
+    let minus = log.zeros_like().scatter(1, ids, scaled.clone(), burn::tensor::IndexingUpdateOp::Add);
+    (lost, as_type(log.exp() * scaled - minus, logits.dtype()))
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@
 
 #[cfg(feature = "cpu")]
 mod cpu;
+#[cfg(feature = "cube")]
+mod cube;
 mod differentiable;
 
 mod attention;

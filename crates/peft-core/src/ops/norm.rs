@@ -21,6 +21,10 @@ fn forward<const D: usize>(x: &Tensor<D>, weight: &Tensor<1>, epsilon: f64) -> T
         use peft_kernels::norm::rms_norm;
         return super::cpu::filled(dims, |out| rms_norm(out, x.slice(), weight.slice(), epsilon as f32));
     }
+    #[cfg(feature = "cube")]
+    if let Some(y) = super::cube::rms_norm(x, weight, epsilon) {
+        return y;
+    }
     composed(x.clone(), weight.clone(), epsilon)
 }
 
@@ -42,6 +46,10 @@ fn backward<const D: usize>(
             });
             return (dx, dweight.map(|dweight| tensor(dweight, weight.dims())));
         }
+    }
+    #[cfg(feature = "cube")]
+    if !of_weight && let Some(dx) = super::cube::rms_norm_backward(dy, x, weight, epsilon) {
+        return (dx, None);
     }
     composed_backward(dy.clone(), x.clone(), weight.clone(), epsilon, of_weight)
 }
@@ -85,8 +93,9 @@ mod tests {
             let dy = random([3, 41, d]).inner();
             let (x, weight) = (x.inner(), weight.inner());
             let (dx, dweight) = backward(&dy, &x, &weight, 1e-5, true);
+            let (alone, _) = backward(&dy, &x, &weight, 1e-5, false);
             let (cx, cweight) = composed_backward(dy, x, weight, 1e-5, true);
-            assert!(distance(dx, cx) < 1e-5 && distance(dweight.unwrap(), cweight.unwrap()) < 1e-5);
+            assert!(distance(dx, cx.clone()) < 1e-5 && distance(alone, cx) < 1e-5 && distance(dweight.unwrap(), cweight.unwrap()) < 1e-5);
         }
     }
 }

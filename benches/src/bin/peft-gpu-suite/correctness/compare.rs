@@ -1,6 +1,7 @@
 //! Two computations of the same.
 
 use crate::attempt::attempt;
+use burn::tensor::DType;
 use peft_core::{Error, Result};
 use serde_json::{Value, json};
 use std::time::Instant;
@@ -24,8 +25,8 @@ impl Output {
 pub struct Check {
     name: String,
     tolerance: f64,
-    /// For each output the largest difference over the largest element of the expected one.
-    differences: Result<Vec<(String, f64)>, String>,
+    /// For each output the largest difference over the largest element of the expected one; nothing where the device lacks a type.
+    differences: Option<Result<Vec<(String, f64)>, String>>,
     /// Both computations, with what a device compiles for them.
     seconds: f64,
 }
@@ -49,29 +50,38 @@ impl Check {
         let start = Instant::now();
         let both = attempt(both);
         let differences = both.and_then(|(expected, found)| differences(&expected, &found));
-        let check = Self { name: name.into(), tolerance, differences, seconds: start.elapsed().as_secs_f64() };
+        let check = Self { name: name.into(), tolerance, differences: Some(differences), seconds: start.elapsed().as_secs_f64() };
         eprintln!("   {}", check.line());
         check
     }
 
-    /// Whether both ways agree.
-    pub fn ok(&self) -> bool {
-        self.differences.as_ref().is_ok_and(|differences| differences.iter().all(|(_, difference)| *difference <= self.tolerance))
+    /// What cannot be compared, because the device does not compute in this type.
+    pub fn skipped(name: impl Into<String>, dtype: DType) -> Self {
+        let name = name.into();
+        eprintln!("   skipped {name}: the device does not compute in {}", dtype.name());
+        Self { name, tolerance: 0.0, differences: None, seconds: 0.0 }
+    }
+
+    /// Whether both ways agree; nothing for what was skipped.
+    pub fn ok(&self) -> Option<bool> {
+        let within = |differences: &Vec<(String, f64)>| differences.iter().all(|(_, difference)| *difference <= self.tolerance);
+        self.differences.as_ref().map(|differences| differences.as_ref().is_ok_and(within))
     }
 
     /// The check as JSON; a difference that is no number is null.
     pub fn json(&self) -> Value {
         let mut json = json!({ "name": self.name, "ok": self.ok(), "tolerance": self.tolerance, "seconds": self.seconds });
         match &self.differences {
-            Ok(differences) => json["differences"] = differences.iter().map(|(name, d)| (name.clone(), json!(d))).collect(),
-            Err(error) => json["error"] = error.as_str().into(),
+            Some(Ok(differences)) => json["differences"] = differences.iter().map(|(name, d)| (name.clone(), json!(d))).collect(),
+            Some(Err(error)) => json["error"] = error.as_str().into(),
+            None => json["skipped"] = true.into(),
         }
         json
     }
 
     fn line(&self) -> String {
-        let verdict = if self.ok() { "ok    " } else { "FAILED" };
-        let worst = match &self.differences {
+        let verdict = if self.ok() == Some(false) { "FAILED" } else { "ok    " };
+        let worst = match self.differences.as_ref().unwrap_or(&Ok(Vec::new())) {
             Ok(differences) => differences.iter().max_by(|a, b| a.1.total_cmp(&b.1)).map(|(name, d)| format!("{d:.1e} ({name})")),
             Err(error) => error.lines().next().map(String::from),
         };
@@ -124,17 +134,17 @@ mod tests {
 
     #[test]
     fn differences_are_relative_to_the_largest_element() {
-        assert!(check(&[1.03, -4.0]).ok());
-        assert!(!check(&[1.05, -4.0]).ok());
+        assert_eq!(check(&[1.03, -4.0]).ok(), Some(true));
+        assert_eq!(check(&[1.05, -4.0]).ok(), Some(false));
     }
 
     #[test]
     fn what_is_no_number_or_absent_fails() {
-        assert!(!check(&[f32::NAN, -4.0]).ok());
-        assert!(!check(&[1.0]).ok());
+        assert_eq!(check(&[f32::NAN, -4.0]).ok(), Some(false));
+        assert_eq!(check(&[1.0]).ok(), Some(false));
         let zero = || Ok(vec![Output::new("y", vec![0.0; 3])]);
-        assert!(!Check::new("it", 1.0, zero, zero).ok());
+        assert_eq!(Check::new("it", 1.0, zero, zero).ok(), Some(false));
         let broken = Check::new("it", 1.0, || Ok(Vec::new()), || Err(Error::Device("gone".into())));
-        assert!(!broken.ok() && broken.json()["error"].as_str().unwrap().contains("gone"));
+        assert!(broken.ok() == Some(false) && broken.json()["error"].as_str().unwrap().contains("gone"));
     }
 }

@@ -6,48 +6,51 @@ use super::tape::Tape;
 use burn::tensor::{DType, Device, Int, Tensor};
 use peft_core::{Result, ops};
 
-type Operation = fn(Tape) -> Result<Vec<Output>>;
+type Operation = fn(Tape, DType) -> Result<Vec<Output>>;
 
-const OPERATIONS: [(&str, Kind, Operation); 19] = [
-    ("rms_norm", Kind::Single, rms_norm),
-    ("layer_norm", Kind::Single, layer_norm),
-    ("swiglu", Kind::Single, swiglu),
-    ("gelu", Kind::Single, |tape| activated(tape, ops::gelu)),
-    ("gelu_tanh", Kind::Single, |tape| activated(tape, ops::gelu_tanh)),
-    ("rotate", Kind::Single, rotate),
-    ("attention, causal", Kind::Product, |tape| attention(tape, 4, [70, 70], &causal(70))),
-    ("attention, grouped heads", Kind::Product, |tape| attention(tape, 2, [70, 70], &causal(70))),
-    ("attention, one query after a past", Kind::Product, |tape| attention(tape, 2, [1, 33], &windowed(1, 32, 99))),
-    ("attention, through a window after a past", Kind::Product, |tape| attention(tape, 1, [70, 81], &windowed(70, 11, 20))),
-    ("attention, packed and padded rows", Kind::Product, |tape| attention(tape, 2, [70, 70], &rows(70))),
-    ("project, f32", Kind::Product, |tape| project(tape, DType::F32)),
-    ("project, bf16", Kind::Half, |tape| project(tape, DType::BF16)),
-    ("project, f16", Kind::Half, |tape| project(tape, DType::F16)),
-    ("project_low_rank, f32", Kind::Product, |tape| project_low_rank(tape, DType::F32)),
-    ("project_low_rank, bf16", Kind::Half, |tape| project_low_rank(tape, DType::BF16)),
-    ("linear_cross_entropy, f32", Kind::Product, |tape| head(tape, 40, 300, DType::F32)),
-    ("linear_cross_entropy, bf16", Kind::Half, |tape| head(tape, 40, 300, DType::BF16)),
-    ("linear_cross_entropy, more logits than exist at once", Kind::Product, |tape| head(tape, 300, 128_000, DType::F32)),
+/// Name, what is compared, the type of the weight, the operation.
+const OPERATIONS: [(&str, Kind, DType, Operation); 19] = [
+    ("rms_norm", Kind::Single, DType::F32, rms_norm),
+    ("layer_norm", Kind::Single, DType::F32, layer_norm),
+    ("swiglu", Kind::Single, DType::F32, swiglu),
+    ("gelu", Kind::Single, DType::F32, |tape, _| activated(tape, ops::gelu)),
+    ("gelu_tanh", Kind::Single, DType::F32, |tape, _| activated(tape, ops::gelu_tanh)),
+    ("rotate", Kind::Single, DType::F32, rotate),
+    ("attention, causal", Kind::Product, DType::F32, |tape, _| attention(tape, 4, [70, 70], &causal(70))),
+    ("attention, grouped heads", Kind::Product, DType::F32, |tape, _| attention(tape, 2, [70, 70], &causal(70))),
+    ("attention, one query after a past", Kind::Product, DType::F32, |tape, _| attention(tape, 2, [1, 33], &windowed(1, 32, 99))),
+    ("attention, through a window after a past", Kind::Product, DType::F32, |tape, _| attention(tape, 1, [70, 81], &windowed(70, 11, 20))),
+    ("attention, packed and padded rows", Kind::Product, DType::F32, |tape, _| attention(tape, 2, [70, 70], &rows(70))),
+    ("project, f32", Kind::Product, DType::F32, project),
+    ("project, bf16", Kind::Half, DType::BF16, project),
+    ("project, f16", Kind::Half, DType::F16, project),
+    ("project_low_rank, f32", Kind::Product, DType::F32, project_low_rank),
+    ("project_low_rank, bf16", Kind::Half, DType::BF16, project_low_rank),
+    ("linear_cross_entropy, f32", Kind::Product, DType::F32, |tape, dtype| head(tape, 40, 300, dtype)),
+    ("linear_cross_entropy, bf16", Kind::Half, DType::BF16, |tape, dtype| head(tape, 40, 300, dtype)),
+    ("linear_cross_entropy, more logits than exist at once", Kind::Product, DType::F32, |tape, dtype| head(tape, 300, 128_000, dtype)),
 ];
 
 /// Compare them all.
 pub fn checks(cpu: &Device, target: &Device, tolerance: impl Fn(Kind) -> f64) -> Vec<Check> {
-    let check =
-        |(name, kind, run): (&str, Kind, Operation)| Check::new(name, tolerance(kind), || run(Tape::on(cpu)), || run(Tape::on(target)));
+    let check = |(name, kind, dtype, run): (&str, Kind, DType, Operation)| match target.supports_dtype(dtype) {
+        true => Check::new(name, tolerance(kind), || run(Tape::on(cpu), dtype), || run(Tape::on(target), dtype)),
+        false => Check::skipped(name, dtype),
+    };
     OPERATIONS.into_iter().map(check).collect()
 }
 
-fn rms_norm(mut tape: Tape) -> Result<Vec<Output>> {
+fn rms_norm(mut tape: Tape, _: DType) -> Result<Vec<Output>> {
     let (x, weight) = (tape.input("x", [3, 41, 96]), tape.input("weight", [96]));
     tape.outputs(ops::rms_norm(x, weight, 1e-5))
 }
 
-fn layer_norm(mut tape: Tape) -> Result<Vec<Output>> {
+fn layer_norm(mut tape: Tape, _: DType) -> Result<Vec<Output>> {
     let (x, weight, bias) = (tape.input("x", [3, 41, 96]), tape.input("weight", [96]), tape.input("bias", [96]));
     tape.outputs(ops::layer_norm(x, weight, bias, 1e-5))
 }
 
-fn swiglu(mut tape: Tape) -> Result<Vec<Output>> {
+fn swiglu(mut tape: Tape, _: DType) -> Result<Vec<Output>> {
     let (gate, up) = (tape.input("gate", [2, 33, 70]), tape.input("up", [2, 33, 70]));
     tape.outputs(ops::swiglu(gate, up))
 }
@@ -57,7 +60,7 @@ fn activated(mut tape: Tape, activation: fn(Tensor<3>) -> Tensor<3>) -> Result<V
     tape.outputs(activation(x * 3.0))
 }
 
-fn rotate(mut tape: Tape) -> Result<Vec<Output>> {
+fn rotate(mut tape: Tape, _: DType) -> Result<Vec<Output>> {
     let x = tape.input("x", [2, 37, 3, 16]);
     let angles: Vec<f32> = (0..37 * 8).map(|i| (i / 8) as f32 * 0.5f32.powi(i % 8)).collect();
     let table = |of: fn(f32) -> f32| {
