@@ -6,7 +6,7 @@ use crate::simd::{exp, max, sum, vectorized};
 use rayon::prelude::*;
 
 /// Logits that are alive at a time: as many rows as this many elements hold, and at least one.
-const LOGITS: usize = 4 << 20;
+const LOGITS: usize = 8 << 20;
 
 /// What [`linear_cross_entropy`] computes besides the losses: gradients of their sum over the targets that count.
 #[derive(Default)]
