@@ -14,6 +14,9 @@ pub struct Check {
     /// Where tests compute: cpu, vulkan[:n] or cuda[:n].
     #[arg(long, default_value = "cpu")]
     device: String,
+    /// A program that test programs run under, such as one that finds a newer driver for them.
+    #[arg(long, value_name = "PROGRAM")]
+    runner: Option<String>,
 }
 
 impl Check {
@@ -24,6 +27,10 @@ impl Check {
             "cpu" => Vec::new(),
             _ => vec!["--features".to_owned(), format!("peft-core/{backend}")],
         };
+        let mut tests = features.clone();
+        if let Some(runner) = &self.runner {
+            tests.extend(["--config".into(), format!("target.'cfg(all())'.runner = {runner:?}")]);
+        }
         let cargo = |name: &'static str, command: &[&str], features: &[String], after: &[&str]| {
             eprintln!("== {name}: cargo {}", command.join(" "));
             let status = cargo().args(command).args(features).args(after).env("PEFT_DEVICE", &self.device).status();
@@ -33,8 +40,8 @@ impl Check {
             ("imports", imports()),
             cargo("format", &["fmt", "--all"], &[], &["--check"]),
             cargo("lints", &["clippy", "--workspace", "--all-targets"], &features, &["--", "-D", "warnings"]),
-            cargo("tests", &["test", "--workspace", "--lib", "--bins", "--tests"], &features, &[]),
-            cargo("documentation examples", &["test", "--workspace", "--doc"], &features, &[]),
+            cargo("tests", &["test", "--workspace", "--lib", "--bins", "--tests"], &tests, &[]),
+            cargo("documentation examples", &["test", "--workspace", "--doc"], &tests, &[]),
         ];
         eprintln!();
         for (name, result) in &results {

@@ -35,8 +35,16 @@ pub fn compiled() -> Vec<&'static str> {
 /// # Panics
 /// If `PEFT_DEVICE` names a device that this build does not have.
 pub fn host() -> Device {
-    let name = std::env::var("PEFT_DEVICE").unwrap_or_else(|_| "cpu".into());
-    parse(&name).unwrap_or_else(|error| panic!("PEFT_DEVICE: {error}"))
+    parse(&host_name()).unwrap_or_else(|error| panic!("PEFT_DEVICE: {error}"))
+}
+
+/// Whether [`host`] is the CPU: others compute in half precision where weights are, and round elementary functions more.
+pub fn host_is_cpu() -> bool {
+    host_name() == "cpu"
+}
+
+fn host_name() -> String {
+    std::env::var("PEFT_DEVICE").unwrap_or_else(|_| "cpu".into())
 }
 
 /// The half-precision type that tests compute in on [`host`]: bf16 where the device does, else f16.
@@ -53,6 +61,10 @@ fn missing(backend: &str) -> Error {
 #[cfg(any(feature = "vulkan", feature = "cuda"))]
 fn probed(backend: &str, index: Option<usize>, device: impl FnOnce() -> Device + std::panic::UnwindSafe) -> Result<Device> {
     use burn::tensor::Tensor;
+    use std::sync::{Mutex, PoisonError};
+    // Two that exchanged the hook at a time would leave the silent one behind.
+    static HOOK: Mutex<()> = Mutex::new(());
+    let _guard = HOOK.lock().unwrap_or_else(PoisonError::into_inner);
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     let device = std::panic::catch_unwind(|| {

@@ -7,11 +7,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Tensor, TensorData, bf16, f16};
+use peft_core::device::host;
 use peft_core::files::{
     Checkpoint, Dtype, Metadata, OutputDir, TensorSource, pytorch_metadata, read_json, read_text, tensor_bytes, write_atomic,
     write_checkpoint, write_safetensors,
 };
-use peft_core::device::host;
 use peft_core::{Error, Result};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;

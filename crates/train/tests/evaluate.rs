@@ -2,7 +2,7 @@
 //!
 //! `xtask/parity/evaluate.py` makes the reference numbers.
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 use peft_core::device;
 use peft_models::CausalLm;
 use peft_train::data::{ChatTemplate, TextTokenizer};
@@ -108,7 +108,7 @@ fn tiny() -> PathBuf {
 }
 
 fn model() -> (CausalLm, TextTokenizer) {
-    (CausalLm::load(tiny(), &device::host(), None).unwrap(), TextTokenizer::load(tiny()).unwrap())
+    (CausalLm::load(tiny(), &device::host(), Some(DType::F32)).unwrap(), TextTokenizer::load(tiny()).unwrap())
 }
 
 fn options() -> DataOptions {

@@ -9,6 +9,8 @@ mod generate;
 mod memory;
 mod merge;
 mod process;
+#[cfg(feature = "cube")]
+mod products;
 mod shape;
 mod train;
 
@@ -33,8 +35,8 @@ struct Suite {
     /// What to check and measure: cuda[:n], vulkan[:n] or cpu.
     #[arg(long, default_value = "cuda")]
     device: String,
-    /// Do these parts alone.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Part::value_variants().to_vec())]
+    /// Do these parts alone; products only if they are named.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Correctness, Part::Train, Part::Generate, Part::Merge])]
     only: Vec<Part>,
     /// The shapes to measure [default: 1b,3b,8b; on the CPU tiny].
     #[arg(long, value_enum, value_delimiter = ',')]
@@ -84,6 +86,8 @@ enum Part {
     Generate,
     /// Putting LoRA into the weights.
     Merge,
+    /// Matrix products, by each kernel that CubeCL has for them.
+    Products,
 }
 
 impl Part {
@@ -145,6 +149,10 @@ impl Suite {
             (Part::Train, Some(shape)) => train::run(self, shape),
             (Part::Generate, Some(shape)) => generate::run(self, shape),
             (Part::Merge, Some(shape)) => merge::run(self, shape),
+            #[cfg(feature = "cube")]
+            (Part::Products, Some(shape)) => products::run(self, shape),
+            #[cfg(not(feature = "cube"))]
+            (Part::Products, Some(_)) => Err(peft_core::Error::InvalidConfig("this build has no GPU backend".into())),
             (_, None) => Err(peft_core::Error::InvalidConfig("a measurement needs a shape".into())),
         };
         attempt::attempt(job)

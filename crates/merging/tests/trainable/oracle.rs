@@ -8,7 +8,10 @@ use peft_merge::concrete::{Concrete, ConcreteConfig, EvalMask};
 use peft_merge::{Coefficient, Step};
 use serde_json::Value;
 
-const TOLERANCE: f32 = 2e-5;
+/// Other devices are less exact in each `exp` and `ln`, which the steps of a run add up.
+fn tolerance() -> f32 {
+    if peft_core::device::host_is_cpu() { 2e-5 } else { 5e-4 }
+}
 
 struct Expected {
     file: Checkpoint,
@@ -26,7 +29,7 @@ impl Expected {
     fn check(&self, key: &str, found: &[f32]) {
         let case = &self.case;
         let difference = relative(found, &self.file.f32s(&format!("{case}/{key}")).unwrap());
-        assert!(difference <= TOLERANCE, "{case}/{key}: {difference:e}");
+        assert!(difference <= tolerance(), "{case}/{key}: {difference:e}");
     }
 
     fn check_model(&self, prefix: &str, net: &Net) {

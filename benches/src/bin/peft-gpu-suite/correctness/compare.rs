@@ -109,7 +109,7 @@ fn differences(expected: &[Output], found: &[Output]) -> Result<Vec<(String, f64
 }
 
 /// The largest difference over the largest expected element; infinite where something is no number.
-fn difference(expected: &[f32], found: &[f32]) -> f64 {
+pub fn difference(expected: &[f32], found: &[f32]) -> f64 {
     let scale = expected.iter().fold(1e-6, |max: f64, value| max.max(f64::from(value.abs())));
     let apart = |(a, b): (&f32, &f32)| {
         let difference = f64::from((a - b).abs());

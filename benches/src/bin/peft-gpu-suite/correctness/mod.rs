@@ -7,6 +7,8 @@ mod tape;
 
 use burn::tensor::Device;
 use compare::Check;
+#[cfg(feature = "cube")]
+pub use compare::difference;
 use peft_core::{Result, device};
 use serde_json::{Value, json};
 
