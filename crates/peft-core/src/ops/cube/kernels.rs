@@ -1,5 +1,7 @@
 //! The kernels: one cube (a group of threads that share memory) computes one row.
 
+#![allow(clippy::too_many_arguments)] // A kernel has no other way to get its inputs.
+
 use cubecl::prelude::*;
 
 /// Threads of a cube.
