@@ -191,7 +191,7 @@ impl Checkpoint {
         };
         let dtype = wanted.burn();
         if !device.supports_dtype(dtype) {
-            return Err(Error::Device(format!("{device:?} has no {}; load the checkpoint as f32", dtype.name())));
+            return Err(Error::Device(format!("the device does not compute in {}; load the checkpoint as f32", dtype.name())));
         }
         let data = match stored == wanted {
             true => self.mapped(entry, dtype, shape),
