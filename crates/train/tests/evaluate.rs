@@ -108,7 +108,9 @@ fn tiny() -> PathBuf {
 }
 
 fn model() -> (CausalLm, TextTokenizer) {
-    (CausalLm::load(tiny(), &device::host(), Some(DType::F32)).unwrap(), TextTokenizer::load(tiny()).unwrap())
+    // Other devices than the CPU compute in the half precision that is stored.
+    let dtype = (!device::host_is_cpu()).then_some(DType::F32);
+    (CausalLm::load(tiny(), &device::host(), dtype).unwrap(), TextTokenizer::load(tiny()).unwrap())
 }
 
 fn options() -> DataOptions {

@@ -152,7 +152,9 @@ impl Suite {
             #[cfg(feature = "cube")]
             (Part::Products, Some(shape)) => products::run(self, shape),
             #[cfg(not(feature = "cube"))]
-            (Part::Products, Some(_)) => Err(peft_core::Error::InvalidConfig("this build has no GPU backend".into())),
+            (Part::Products, Some(_)) => {
+                Err(peft_core::Error::InvalidConfig("this build has no GPU backend; build with --features cuda or vulkan".into()))
+            }
             (_, None) => Err(peft_core::Error::InvalidConfig("a measurement needs a shape".into())),
         };
         attempt::attempt(job)

@@ -62,7 +62,7 @@ fn kernels() -> Vec<(&'static str, Strategy)> {
 pub fn run(suite: &Suite, shape: Shape) -> Result<Value> {
     let device = suite.device()?;
     let DispatchDevice::Cube(cube) = device.as_dispatch() else {
-        return Err(Error::InvalidConfig("products are measured on a GPU".into()));
+        return Err(Error::InvalidConfig("products are measured on a GPU: --device cuda or vulkan".into()));
     };
     let config = shape.config()?;
     let (tokens, width, inner) = (suite.batch * suite.seq, config.hidden_size, config.intermediate_size);

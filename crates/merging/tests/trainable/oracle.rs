@@ -8,15 +8,11 @@ use peft_merge::concrete::{Concrete, ConcreteConfig, EvalMask};
 use peft_merge::{Coefficient, Step};
 use serde_json::Value;
 
-/// Other devices are less exact in each `exp` and `ln`, which the steps of a run add up. Adam divides the gradient of a mask's logit by
-/// its size: on lavapipe one near zero, of 35, goes another way by 2e-2.
-fn tolerance(case: &str) -> f32 {
-    match (peft_core::device::host_is_cpu(), case.starts_with("concrete/")) {
-        (true, _) => 2e-5,
-        (false, false) => 5e-4,
-        (false, true) => 3e-2,
-    }
-}
+const TOLERANCE: f32 = 2e-5;
+
+/// Other devices are less exact in each `exp` and `ln`, which the steps of Concrete add up, and Adam divides the gradient of a mask's logit
+/// by its size: there, differences are held to this, save that of one number in a tensor, whose gradient may be near zero.
+const ELSEWHERE: f32 = 5e-4;
 
 struct Expected {
     file: Checkpoint,
@@ -33,8 +29,14 @@ impl Expected {
 
     fn check(&self, key: &str, found: &[f32]) {
         let case = &self.case;
-        let difference = relative(found, &self.file.f32s(&format!("{case}/{key}")).unwrap());
-        assert!(difference <= tolerance(case), "{case}/{key}: {difference:e}");
+        let expected = self.file.f32s(&format!("{case}/{key}")).unwrap();
+        let difference = relative(found, &expected);
+        if peft_core::device::host_is_cpu() || !case.starts_with("concrete/") {
+            return assert!(difference <= TOLERANCE, "{case}/{key}: {difference:e}");
+        }
+        let scale = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+        let beyond = found.iter().zip(&expected).filter(|(a, b)| (*a - *b).abs() > ELSEWHERE * scale).count();
+        assert!(beyond <= 1 && difference <= 3e-2, "{case}/{key}: {difference:e}, {beyond} numbers beyond {ELSEWHERE:e}");
     }
 
     fn check_model(&self, prefix: &str, net: &Net) {

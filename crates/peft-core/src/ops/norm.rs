@@ -85,6 +85,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn rows_may_be_none_or_more_than_a_line_of_a_gpu_s_grid() {
+        for rows in [0, 40_000] {
+            let (x, weight, dy) = (random([rows, 5]).inner(), random([5]).inner(), random([rows, 5]).inner());
+            let (y, (dx, _)) = (rms_norm(x.clone(), weight.clone(), 1e-5), backward(&dy, &x, &weight, 1e-5, false));
+            assert_eq!((y.dims(), dx.dims()), ([rows, 5], [rows, 5]));
+            if rows > 0 {
+                let (expected, _) = composed_backward(dy, x.clone(), weight.clone(), 1e-5, false);
+                assert!(distance(y, composed(x, weight, 1e-5)) < 1e-5 && distance(dx, expected) < 1e-5);
+            }
+        }
+    }
+
+    #[test]
     fn it_is_the_composed_form() {
         for d in [7, 64, 100] {
             let (x, weight) = (random([3, 41, d]), random([d]));

@@ -59,6 +59,7 @@ mod tests {
         let both = rotate(x.clone(), &angles.clone().cos(), &angles.clone().sin());
         let second = angles.slice_dim(0, 3..6);
         let alone = rotate(x.slice_dim(0, 1..2), &second.clone().cos(), &second.sin());
-        assert!(distance(both.slice_dim(0, 1..2), alone) < 1e-6);
+        let allowed = if crate::device::host_is_cpu() { 0.0 } else { 1e-6 };
+        assert!(distance(both.slice_dim(0, 1..2), alone) <= allowed);
     }
 }

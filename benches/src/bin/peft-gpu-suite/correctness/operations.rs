@@ -9,7 +9,7 @@ use peft_core::{Result, ops};
 type Operation = fn(Tape, DType) -> Result<Vec<Output>>;
 
 /// Name, what is compared, the type of the weight, the operation.
-const OPERATIONS: [(&str, Kind, DType, Operation); 19] = [
+const OPERATIONS: [(&str, Kind, DType, Operation); 20] = [
     ("rms_norm", Kind::Single, DType::F32, rms_norm),
     ("layer_norm", Kind::Single, DType::F32, layer_norm),
     ("swiglu", Kind::Single, DType::F32, swiglu),
@@ -28,6 +28,7 @@ const OPERATIONS: [(&str, Kind, DType, Operation); 19] = [
     ("project_low_rank, bf16", Kind::Half, DType::BF16, project_low_rank),
     ("linear_cross_entropy, f32", Kind::Product, DType::F32, |tape, dtype| head(tape, 40, 300, dtype)),
     ("linear_cross_entropy, bf16", Kind::Half, DType::BF16, |tape, dtype| head(tape, 40, 300, dtype)),
+    ("linear_cross_entropy, f16", Kind::Half, DType::F16, |tape, dtype| head(tape, 40, 300, dtype)),
     ("linear_cross_entropy, more logits than exist at once", Kind::Product, DType::F32, |tape, dtype| head(tape, 300, 128_000, dtype)),
 ];
 
