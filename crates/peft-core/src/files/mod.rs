@@ -20,6 +20,7 @@ use crate::{Error, Result};
 pub use checkpoint::Checkpoint;
 pub use floats::{decode, encode, float_bytes};
 pub use header::TensorInfo;
+pub use nearest::nearest;
 pub use output_dir::OutputDir;
 pub use safetensors::Dtype;
 pub use writer::{Metadata, TensorBytes, TensorSource, pytorch_metadata, tensor_bytes, write_atomic, write_checkpoint, write_safetensors};
