@@ -90,7 +90,8 @@ fn listed(first: &Model, model: &Model, differences: &[Difference]) -> Option<St
 
 /// A value as people read it, cut where it is long.
 fn short(value: &Value) -> String {
-    let text = value.as_str().map_or_else(|| value.to_string(), String::from);
+    let whole = value.as_f64().filter(|number| number.fract() == 0.0 && number.abs() < 1e15).map(|number| (number as i64).to_string());
+    let text = whole.unwrap_or_else(|| value.as_str().map_or_else(|| value.to_string(), String::from));
     match text.char_indices().nth(80) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,

@@ -104,7 +104,9 @@ impl Merge {
         let Some(recipe) = recipes.pop() else { return Err(Error::file(&self.recipe, "holds no recipe")) };
         if self.dry_run {
             if let Some(earlier) = recipes.first().and_then(|recipe| recipe.name.as_ref()) {
-                let reason = format!("--dry-run is for recipes of one document; models of this one are merges, such as {earlier}, that do not exist yet");
+                let reason = format!(
+                    "--dry-run is for recipes of one document; models of this one are merges, such as {earlier}, that do not exist yet"
+                );
                 return Err(Error::file(&self.recipe, reason));
             }
             let plan = self.plan(recipe, &Parts::default())?;

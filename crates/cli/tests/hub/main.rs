@@ -386,6 +386,40 @@ fn redirections_are_followed_and_the_token_stays_with_the_hub() {
 }
 
 #[test]
+fn the_token_is_not_sent_to_another_port_of_the_same_host() {
+    let cdn = Server::start(|request| Some(part(&tiny().0[WEIGHTS], request)));
+    let elsewhere = format!("{}/signed", cdn.url());
+    let repo = tiny();
+    let hub = Server::start(move |request| match request.path.contains(WEIGHTS) {
+        true => Some(Reply::redirect(&elsewhere)),
+        false => Some(repo.answer(request)),
+    });
+    User::of(&hub).with("HF_TOKEN", "hf_secret").inspect();
+    assert_eq!(hub.address.ip(), cdn.address.ip());
+    assert!(hub.requests().iter().all(|request| request.headers.contains_key("authorization")));
+    let seen: Vec<_> = cdn.requests().iter().map(|request| request.headers.contains_key("authorization")).collect();
+    assert_eq!(seen, [false], "{:?}", cdn.requests());
+}
+
+#[test]
+fn the_token_does_not_come_back_by_a_redirection_from_elsewhere() {
+    let (repo, seen) = (tiny(), AtomicUsize::new(0));
+    let hub = Server::start(move |request| {
+        let first = request.path.contains(WEIGHTS) && seen.fetch_add(1, Ordering::SeqCst) == 0;
+        // A file's place on this hub is asked for a second time after a detour.
+        Some(if first {
+            Reply::redirect(request.headers["host"].replace("127.0.0.1", "http://localhost") + &request.path)
+        } else {
+            repo.answer(request)
+        })
+    });
+    User::of(&hub).with("HF_TOKEN", "hf_secret").inspect();
+    let weights: Vec<_> = hub.requests().into_iter().filter(|request| request.path.contains(WEIGHTS)).collect();
+    let seen: Vec<_> = weights.iter().map(|request| request.headers.contains_key("authorization")).collect();
+    assert_eq!(seen, [true, false], "localhost is not the host that the endpoint names");
+}
+
+#[test]
 fn a_redirection_in_a_circle_ends() {
     let hub = weights(|_, request, _| Some(Reply::redirect(&request.path)));
     let message = User::of(&hub).refused();

@@ -23,11 +23,13 @@ impl Recipe {
     /// [`Error::InvalidConfig`].
     pub fn parse_all(text: &str) -> Result<Vec<Self>> {
         let documents = documents(text);
-        if documents.len() < 2 {
-            return Ok(vec![Self::parse(text)?]);
+        if let [] | [_] = documents.as_slice() {
+            let recipe = Self::parse(documents.first().map_or(text, String::as_str))?;
+            return Ok(vec![Self { text: text.into(), ..recipe }]);
         }
         let numbered = |(i, text): (usize, &String)| Self::parse(text).map_err(|e| wrong(format!("document {}: {}", i + 1, reason(e))));
         let mut recipes = documents.iter().enumerate().map(numbered).collect::<Result<Vec<_>>>()?;
+        recipes.iter_mut().for_each(|recipe| recipe.text = recipe.text.trim_start_matches('\n').into());
         check_names(&recipes)?;
         let result = result_of(&recipes)?;
         let mut last = recipes.remove(result);
@@ -56,14 +58,15 @@ impl Recipe {
     }
 }
 
-/// The documents, each a text of its own, without those that say nothing.
+/// The documents, each a text of its own with as many empty lines before it as there are lines in the file, so that errors name its
+/// lines. Those that say nothing are left out.
 fn documents(text: &str) -> Vec<String> {
     let mut documents = vec![String::new()];
-    for line in text.split_inclusive('\n') {
+    for (number, line) in text.split_inclusive('\n').enumerate() {
         // A marker stands at the beginning of a line, alone or before content.
         match line.strip_prefix("---").filter(|rest| rest.trim().is_empty() || rest.starts_with([' ', '\t'])) {
-            Some(rest) => documents.push(rest.trim_start().into()),
-            None if line.trim_end() == "..." => documents.push(String::new()),
+            Some(rest) => documents.push("\n".repeat(number) + rest),
+            None if line.trim_end() == "..." => documents.push("\n".repeat(number + 1)),
             None => documents.last_mut().expect("never empty").push_str(line),
         }
     }
@@ -128,11 +131,11 @@ mod tests {
     #[test]
     fn documents_without_one_result_are_refused() {
         let error = |texts: &[String]| Recipe::parse_all(&texts.join("---\n")).unwrap_err().to_string();
-        let (a, b) = (document("a", "[{model: x}]"), document("b", "[{model: y}]"));
+        let (a, b) = (document("a", "[{model: x}]"), document("b", "[{model: z}]"));
         assert!(error(&[a.clone(), b]).contains("2 documents could be the result"));
         assert!(error(&[a.clone(), a.clone(), document("", "[{model: a}]")]).contains("two documents have the name `a`"));
         let circle = [document("a", "[{model: b}]"), document("b", "[{model: a}]"), document("", "[{model: a}]")];
         assert!(error(&circle).contains("a, b are made from each other"), "{}", error(&circle));
-        assert!(error(&[a, "merge_method: linear\nmodles: []\n".into()]).contains("document 2: "));
+        assert!(error(&[a, "merge_method: linear\nmodles: []\n".into()]).contains("document 2: line 7 column 1: unknown field"));
     }
 }

@@ -4,6 +4,7 @@ mod documents;
 mod reference;
 mod setting;
 mod tokens;
+mod yaml;
 
 use crate::method::{BaseUse, METHODS, Method};
 use peft_core::files::{Dtype, nearest, read_text};
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 pub use reference::ModelRef;
 pub use setting::Setting;
 pub use tokens::{TokenSource, TokenizerRecipe, Vocabulary};
+pub use yaml::parse_yaml;
 
 /// What is set, by the name of the parameter.
 pub type Settings = BTreeMap<String, Setting>;
@@ -139,7 +141,7 @@ impl Recipe {
     /// [`Error::InvalidConfig`] for what is no recipe: an unknown field, method, parameter or type, models and slices at once, a base
     /// that the method lacks, too few or too many models.
     pub fn parse(text: &str) -> Result<Self> {
-        let file: File = serde_saphyr::from_str(text).map_err(unreadable)?;
+        let file: File = parse_yaml(text)?;
         let method = Method::named(&file.merge_method)?;
         let top = file.parameters.unwrap_or_default();
         let (slices, parameters) = slices(file.models, file.slices, file.modules, &top)?;
@@ -373,12 +375,6 @@ fn known_fields(fields: &Map<String, Value>, known: &[&str]) -> Result<(), Strin
             Err(format!("unknown field `{field}`, expected one of `{}`; the nearest is `{near}`", known.join("`, `")))
         }
     }
-}
-
-/// What the parser says, without its words for types of Rust.
-fn unreadable(error: impl std::fmt::Display) -> Error {
-    let text = error.to_string().replace("recursive references require weak recursion types", "an alias refers to what it is a part of");
-    wrong(text.trim_end().trim_start_matches("error: "))
 }
 
 /// A mistake in a recipe.

@@ -6,7 +6,7 @@ use peft_core::{Error, Result};
 use peft_merge::adaptive::AdaMergingConfig;
 use peft_merge::atlas::{AtlasConfig, Objective};
 use peft_merge::concrete::{Algorithm, ConcreteConfig};
-use peft_merge::{Model, ModelDir, ModelRef, Scope, TRAINED_METHODS, check_compatible};
+use peft_merge::{Model, ModelDir, ModelRef, Scope, TRAINED_METHODS, check_compatible, parse_yaml};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -94,7 +94,10 @@ impl Recipe {
     pub fn read(file: &Path, seed: Option<u64>) -> Result<Self> {
         let text = read_text(file)?;
         let wrong = |reason: String| Error::file(file, reason);
-        let written: File = serde_saphyr::from_str(&text).map_err(|e| wrong(e.to_string().trim_end().to_owned()))?;
+        let written: File = parse_yaml(&text).map_err(|e| match e {
+            Error::InvalidConfig(reason) => wrong(reason),
+            e => e,
+        })?;
         let method = written.merge_method;
         let base = written.base_model.ok_or_else(|| wrong(format!("{method} needs a base_model")))?;
         if written.models.is_empty() {
@@ -203,7 +206,8 @@ fn parsed<T: DeserializeOwned>(parameters: Map<String, Value>) -> Result<T, Stri
     let understood = |parameters: Map<String, Value>| serde_json::from_value::<T>(Value::Object(parameters));
     understood(parameters.clone()).map_err(|e| {
         // Each has a default, so that one alone is understood unless it is what is wrong.
-        let alone = |(name, value): (&String, &Value)| understood(Map::from_iter([(name.clone(), value.clone())])).err().map(|e| (name.clone(), e));
+        let alone =
+            |(name, value): (&String, &Value)| understood(Map::from_iter([(name.clone(), value.clone())])).err().map(|e| (name.clone(), e));
         match parameters.iter().find_map(alone) {
             // A number that is not finite is no number of JSON.
             Some((name, _)) if parameters[&name].is_null() => format!("parameters: {name}: no value, or one that is not a finite number"),
