@@ -42,11 +42,11 @@ impl Plan {
     /// [`Error::File`] if the first model has no `config.json`; [`Error::InvalidConfig`] for a chat template that is none; [`Error::Io`].
     pub fn write_extras(&self, dir: &Path) -> Result<()> {
         write_json(&dir.join("config.json"), &self.config()?)?;
+        let first = &self.models[0].dir;
+        copy(first, dir, &OTHERS)?;
         if let Some(generation) = self.generation_config()? {
             write_json(&dir.join(GENERATION_FILE), &generation)?;
         }
-        let first = &self.models[0].dir;
-        copy(first, dir, &OTHERS)?;
         let donor = self.tokenizer_dir();
         copy(&donor, dir, &SETTINGS)?;
         match self.remade()? {

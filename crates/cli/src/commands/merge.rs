@@ -159,7 +159,11 @@ impl Merge {
 
     fn plan(&self, recipe: Recipe, parts: &Parts) -> Result<Plan> {
         let directories = directories(&recipe, parts)?;
-        Plan::new(recipe, &directories, self.seed.unwrap_or(0))
+        let plan = Plan::new(recipe, &directories, self.seed.unwrap_or(0))?;
+        if self.seed.is_some() && parts.done.is_empty() && !plan.is_random() && !self.search.is_asked_for() {
+            tracing::warn!("--seed has no effect: {} draws no random numbers", plan.recipe.method.name);
+        }
+        Ok(plan)
     }
 
     fn write(&self, plan: &Plan, out: &Path) -> Result<Finished> {

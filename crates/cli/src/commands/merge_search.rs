@@ -51,6 +51,11 @@ struct Tried {
 }
 
 impl Search {
+    /// Whether weights are searched for.
+    pub fn is_asked_for(&self) -> bool {
+        !self.evaluate.is_empty()
+    }
+
     /// An error if weights are searched for in vain.
     pub fn refuse(&self, by: &str) -> Result<()> {
         match self.evaluate.is_empty() {

@@ -137,6 +137,18 @@ fn adapters_and_models_are_told_apart() {
     assert_eq!(user.inspect()["kind"], "adapter");
     let merged = user.result(&["merge-adapter", "--model", base, "--adapter", "org/name", "--out", "merged"]);
     assert!(merged["bytes"].as_u64() > Some(1000));
+    let template = b"{{ messages }}";
+    let own = Server::hub(Repo::of(&fixture("adapters/lora")).with("chat_template.jinja", template).with("tokenizer_config.json", b"{}"));
+    let user = User::of(&own);
+    user.inspect();
+    assert_eq!(
+        std::fs::read(user.snapshot().join("chat_template.jinja")).unwrap(),
+        template,
+        "what an adapter was trained with comes along"
+    );
+    let before = own.requests().len();
+    user.inspect();
+    assert_eq!(own.requests().len(), before, "and is not looked for again");
     let other = User::of(&adapter);
     let message = other.failure(&["generate", "--model", "org/name", "--prompt", "a"]);
     assert_eq!(message, "error: org/name: is an adapter, not a model: it has adapter_config.json but no config.json");

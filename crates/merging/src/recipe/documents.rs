@@ -11,7 +11,7 @@ impl Recipe {
     ///
     /// # Errors
     /// As [`read`](Self::read) for each document, and [`Error::File`] for names that are given twice, that lead nowhere but to each
-    /// other, or for several results.
+    /// other, or that no document merges, and for several results.
     pub fn read_all(file: &Path) -> Result<Vec<Self>> {
         let text = super::text(file)?;
         Self::parse_all(&text).map_err(|e| Error::file(file, reason(e)))
@@ -47,6 +47,10 @@ impl Recipe {
         if let Some(other) = ordered.iter().find(|other| last.name.is_some() && other.merges(&last)) {
             let (name, last) = (other.name.as_deref().unwrap_or_default(), last.name.as_deref().unwrap_or_default());
             return Err(wrong(format!("the documents {name} and {last} are made from each other; none can be the first")));
+        }
+        let merged = |recipe: &&Self| ordered.iter().chain([&last]).any(|other| other.merges(recipe));
+        if let Some(name) = ordered.iter().find(|recipe| !merged(recipe)).and_then(|recipe| recipe.name.as_deref()) {
+            return Err(wrong(format!("no other document merges the result of `{name}`, which would be thrown away")));
         }
         ordered.push(last);
         Ok(ordered)
@@ -136,6 +140,8 @@ mod tests {
         assert!(error(&[a.clone(), a.clone(), document("", "[{model: a}]")]).contains("two documents have the name `a`"));
         let circle = [document("a", "[{model: b}]"), document("b", "[{model: a}]"), document("", "[{model: a}]")];
         assert!(error(&circle).contains("a, b are made from each other"), "{}", error(&circle));
+        let unused = [document("mean", "[{model: x}]"), document("", "[{model: maen}]")];
+        assert!(error(&unused).contains("no other document merges the result of `mean`"));
         assert!(error(&[a, "merge_method: linear\nmodles: []\n".into()]).contains("document 2: line 7 column 1: unknown field"));
     }
 }
