@@ -1,6 +1,6 @@
 //! Writing an encoder as transformers does.
 
-use super::base::Encoder;
+use super::base::{Encoder, UnderHead};
 use super::classifier::SequenceClassifier;
 use super::config::EncoderConfig;
 use super::keys::Keys;
@@ -47,6 +47,16 @@ impl Encoder {
     }
 }
 
+impl UnderHead {
+    /// As [`Encoder::save_like`].
+    ///
+    /// # Errors
+    /// Those of [`Encoder::save_like`].
+    pub fn save_like(&self, dir: impl AsRef<Path>, base: impl AsRef<Path>, max_shard_bytes: u64) -> Result<u64> {
+        Like { model: self, config: self.encoder.config(), head: "" }.write(dir.as_ref(), base.as_ref(), max_shard_bytes)
+    }
+}
+
 impl SequenceClassifier {
     /// As [`Encoder::save_like`]; a classifier that `base` does not have takes the place of the head that is stored there.
     ///
@@ -82,10 +92,10 @@ impl<M: Module> Like<'_, M> {
         let (checkpoint, mut json) = (Checkpoint::open(base)?, files::read_json::<Value>(&base.join("config.json"))?);
         let keys = Keys::new(&checkpoint, self.config.family);
         let embedding = keys.of_encoder(EMBEDDING);
-        let stored = |path: &str| match (self.head.is_empty(), keys.inside(path)) {
-            (true, _) => keys.of_encoder(path),
-            (false, Some(inside)) => keys.of_encoder(inside),
-            (false, None) => path.to_string(),
+        let stored = |path: &str| match keys.inside(path) {
+            Some(inside) => keys.of_encoder(inside),
+            None if self.head.is_empty() => keys.of_encoder(path),
+            None => path.to_string(),
         };
         let dtype = |path: &str| stored_dtype(checkpoint.info(&stored(path)).or(checkpoint.info(&embedding)));
         let mut tensors = weights(self.model, dtype)?;
@@ -104,6 +114,9 @@ impl<M: Module> Like<'_, M> {
                     json["tie_word_embeddings"] = false.into();
                 }
             }
+        }
+        if let Some(rows) = tensors.iter().find(|tensor| tensor.name.ends_with(EMBEDDING)).and_then(|tensor| tensor.info.shape.first()) {
+            json["vocab_size"] = (*rows).into();
         }
         let bytes = write_checkpoint(dir, tensors, max_shard_bytes, &pytorch_metadata())?;
         write_config(dir, &json)?;
