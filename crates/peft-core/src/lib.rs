@@ -7,15 +7,19 @@
 
 mod adapter;
 mod adapter_file;
+mod base_tensors;
 pub mod device;
 mod erased;
 mod error;
+mod expression;
 pub mod files;
+pub mod hf;
 mod language;
 pub mod linalg;
 mod method;
 pub mod ops;
 mod parameters;
+mod patterns;
 mod port;
 mod project;
 mod replacement;
@@ -32,9 +36,11 @@ mod texts;
 
 pub use adapter::{Adapter, AnyAdapter, Base, Stored, as_type};
 pub use adapter_file::{CONFIG_FILE, TENSOR_FILE, load_tensors, load_tensors_from, save_adapter};
+pub use base_tensors::resize_vocabulary;
 pub use error::{Error, Result};
 pub use language::{LanguageModel, Packed};
 pub use method::{Biases, Builder, Context, Extras, Method, adapt};
+pub use patterns::Patterns;
 pub use parameters::{Parameter, for_each_parameter, gradients, parameters, with_parameters};
 pub use port::{ActivationAdapter, Port};
 pub use project::{Lookup, Project};
@@ -46,5 +52,5 @@ pub use slot::{Slot, matricise, unmatricise};
 pub use slots::{activate, adapter_names, adapters_named, edit_slots, merge, penalty, set, unload, unmerge, visit_slots};
 pub use summary::{Summary, grouped};
 pub use tap::{Inputs, Needs, Statistics, Tap, WeightGradients, weight_gradients};
-pub use targets::{Layers, Names, Targets, ends_with_component, pattern_value};
+pub use targets::{Layers, Miss, Names, Selection, Targets, ends_with_component};
 pub use texts::{TextClassifier, Texts};
