@@ -1,6 +1,6 @@
 //! Adapters on disk, as HF PEFT keeps them: `adapter_config.json` and `adapter_model.safetensors`.
 
-use crate::adapter::{Adapter, Stored};
+use crate::adapter::Stored;
 use crate::base_tensors::settle;
 use crate::files::{Checkpoint, TensorSource, pytorch_metadata, tensor_bytes, write_atomic, write_safetensors};
 use crate::hf::{Key, PREFIX, Part, SHARED_PREFIX, canonical};

@@ -39,7 +39,7 @@ pub use adapter_file::{CONFIG_FILE, TENSOR_FILE, load_tensors, load_tensors_from
 pub use base_tensors::resize_vocabulary;
 pub use error::{Error, Result};
 pub use language::{LanguageModel, Packed};
-pub use method::{Biases, Builder, Context, Extras, Method, adapt};
+pub use method::{Biases, Builder, Context, Extras, Method, adapt, is_inside};
 pub use patterns::Patterns;
 pub use parameters::{Parameter, for_each_parameter, gradients, parameters, with_parameters};
 pub use port::{ActivationAdapter, Port};

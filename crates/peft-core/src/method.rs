@@ -7,7 +7,7 @@ use crate::slot::{Slot, matricise};
 use crate::slots::{Edit, attach_slots, edit_model, unmerge_first};
 use crate::summary::Summary;
 use crate::tap::{Needs, Statistics};
-use crate::targets::{Miss, Targets, nearest};
+use crate::targets::{Miss, Targets};
 use crate::{Error, Result};
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
@@ -201,11 +201,11 @@ impl Edit for Attach<'_> {
 /// The parameters of the modules whose paths end with one of `entries`, in the model's order. An entry of a file may match nothing.
 fn saved_parameters<'a>(all: &'a [Site], entries: &[String], from_file: bool) -> Result<Vec<&'a Site>> {
     for entry in entries.iter().filter(|entry| !all.iter().any(|site| is_inside(&site.module, entry))) {
-        let nearest = nearest(std::slice::from_ref(entry), all.iter().map(|site| site.module.as_str()));
+        let miss = Miss::new("modules_to_save", entry, all.iter().map(|site| site.module.as_str()));
         if !from_file {
-            return Err(Error::NoTargetFound { patterns: vec![entry.clone()], nearest });
+            return Err(Error::NoTargetFound { patterns: vec![miss.entry], nearest: miss.nearest });
         }
-        tracing::warn!("{}", Miss { setting: "modules_to_save", entry: entry.clone(), nearest });
+        tracing::warn!("{miss}");
     }
     Ok(all.iter().filter(|site| entries.iter().any(|entry| is_inside(&site.module, entry))).collect())
 }
@@ -228,8 +228,8 @@ fn replaced_parameters<'a>(all: &'a [Site], selected: &[&Site], saved: Vec<&'a S
     replaced
 }
 
-/// Whether the path of `module`, or of a module that it lies in, ends with `entry`.
-fn is_inside(module: &str, entry: &str) -> bool {
+/// Whether the path of `module`, or of a module that it lies in, ends with `entry`: whether `modules_to_save` names it.
+pub fn is_inside(module: &str, entry: &str) -> bool {
     let ends = module.match_indices('.').map(|(i, _)| i).chain([module.len()]);
     ends.into_iter().any(|end| module[..end].ends_with(entry))
 }

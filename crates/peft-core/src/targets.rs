@@ -109,6 +109,13 @@ pub struct Miss {
     pub nearest: Vec<String>,
 }
 
+impl Miss {
+    /// An entry that matches none of these names.
+    pub fn new<'a>(setting: &'static str, entry: &str, names: impl Iterator<Item = &'a str>) -> Self {
+        Self { setting, entry: entry.into(), nearest: nearest(&[entry.into()], names) }
+    }
+}
+
 impl std::fmt::Display for Miss {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         let nearest: Vec<String> = self.nearest.iter().map(|name| format!("`{name}`")).collect();
@@ -248,10 +255,7 @@ impl Targets {
     pub fn misses(&self, modules: &[&str]) -> Result<Vec<Miss>> {
         let selection = self.selection()?;
         let mut misses = Vec::new();
-        let miss = |setting, entry: &str| {
-            let nearest = nearest(&[entry.into()], modules.iter().copied());
-            Miss { setting, entry: entry.into(), nearest }
-        };
+        let miss = |setting, entry: &str| Miss::new(setting, entry, modules.iter().copied());
         for (setting, names) in [("target_modules", &self.target_modules), ("exclude_modules", &self.exclude_modules)] {
             let Some(Names::List(list)) = names else { continue };
             let missed = list.iter().filter(|entry| !modules.iter().any(|module| ends_with_component(module, entry)));

@@ -36,9 +36,21 @@ impl AdapterFiles {
 
     /// The modules that have tensors of adapters, by path.
     pub fn modules(&self) -> BTreeSet<String> {
-        let adapted = |key: &str| Key::parse(key).filter(|key| matches!(key.part, Part::Adapter(_))).map(|key| key.module);
-        self.tensors.keys().filter_map(adapted).collect()
+        adapted(&self.tensors)
     }
+}
+
+/// The modules that have tensors of adapters in a file, by path.
+///
+/// # Errors
+/// As [`AdapterFiles::new`].
+pub fn modules(file: &Checkpoint) -> Result<BTreeSet<String>> {
+    Ok(adapted(&canonical(file)?))
+}
+
+fn adapted(file: &Checkpoint) -> BTreeSet<String> {
+    let module = |key: &str| Key::parse(key).filter(|key| matches!(key.part, Part::Adapter(_))).map(|key| key.module);
+    file.keys().filter_map(module).collect()
 }
 
 /// The tensors under the keys that HF PEFT writes: without names of adapters and of copies. Parameters that stand beside the trained
@@ -105,19 +117,16 @@ fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
     names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
-/// The modules that HF PEFT adapts where `target_modules` is not set, among those of the architectures that are known here.
-const DEFAULTS: [(Kind, &[&str]); 5] = [
-    (Kind::Lora, &["q_proj", "v_proj"]),
-    (Kind::Lora, &["query", "value"]),
-    (Kind::Vera, &["q_proj", "v_proj"]),
-    (Kind::Vera, &["query", "value"]),
-    (Kind::Ia3, &["key", "value", "output.dense"]),
+/// What the projections of a kind of architecture are called, and which of them HF PEFT adapts where `target_modules` is not set.
+const DEFAULTS: [(&[&str], &[&str]); 2] = [
+    (&["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], &["q_proj", "v_proj"]),
+    (&["query", "key", "value", "dense"], &["query", "value"]),
 ];
 
-/// The paths that stand for `target_modules` where a file does not set it: those of `adapted`, the modules that have tensors, which HF
-/// PEFT adapts by default in a model with these `modules`; all of them in a model for which it has no default.
-pub fn default_targets<'a>(kind: Kind, adapted: &BTreeSet<String>, modules: impl Iterator<Item = &'a str> + Clone) -> Vec<String> {
+/// The paths that stand for `target_modules` where a file does not set it: those of the modules `adapted`, which have tensors, that HF
+/// PEFT adapts by default. All of them in a model of which nothing is known here, and for (IA)³, whose defaults differ.
+pub fn default_targets(kind: Kind, adapted: &BTreeSet<String>) -> Vec<String> {
     let is_in = |names: &[&str], module: &str| names.iter().any(|name| ends_with_component(module, name));
-    let names = DEFAULTS.iter().find(|(of, names)| *of == kind && modules.clone().any(|module| is_in(names, module)));
-    adapted.iter().filter(|module| names.is_none_or(|(_, names)| is_in(names, module))).cloned().collect()
+    let known = DEFAULTS.iter().find(|(names, _)| kind != Kind::Ia3 && adapted.iter().any(|module| is_in(names, module)));
+    adapted.iter().filter(|module| known.is_none_or(|(_, defaults)| is_in(defaults, module))).cloned().collect()
 }

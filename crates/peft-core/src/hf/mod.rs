@@ -11,6 +11,6 @@ mod lora;
 
 pub use config::{AdapterConfig, Kind, check_settings};
 pub(crate) use files::canonical;
-pub use files::{AdapterFiles, LeftOut, default_targets};
+pub use files::{AdapterFiles, LeftOut, default_targets, modules};
 pub use keys::{Key, PREFIX, Part, SHARED_PREFIX};
 pub use lora::{LoraSettings, StartOf, start};
