@@ -5,7 +5,6 @@ use burn::module::Module;
 use burn::tensor::{DType, Device};
 use clap::{Args, ValueEnum};
 use peft_adapters::PeftConfig;
-use peft_core::files::TensorInfo;
 use peft_core::{CONFIG_FILE, Error, Result, device};
 use peft_merge::compeft::{self, Expert};
 use peft_models::CausalLm;
@@ -115,16 +114,5 @@ impl Text {
             ));
         }
         Ok(Self { tokenizer: TextTokenizer::load(dir)?, template: ChatTemplate::load(dir)? })
-    }
-}
-
-/// The type a checkpoint's tensor has, as a tensor type of Burn; f32 for others.
-pub fn stored_dtype(info: Option<&TensorInfo>) -> DType {
-    use peft_core::files::Dtype;
-    match info.map(|info| info.dtype) {
-        Some(Dtype::BF16) => DType::BF16,
-        Some(Dtype::F16) => DType::F16,
-        Some(Dtype::F64) => DType::F64,
-        _ => DType::F32,
     }
 }

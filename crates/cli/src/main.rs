@@ -5,6 +5,7 @@ mod dashboard;
 mod data;
 mod hub;
 mod interrupt;
+mod loaded;
 mod loading;
 mod output;
 mod progress;

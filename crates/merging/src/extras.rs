@@ -1,6 +1,6 @@
 //! What lies beside the weights of the result: configuration, tokenizer, chat template.
 
-use crate::models::{Model, is_head};
+use crate::models::{Model, is_embedding, is_head, ties};
 use crate::plan::Plan;
 use crate::recipe::Vocabulary;
 use crate::tokenizer::TOKENIZER_FILE;
@@ -102,8 +102,11 @@ impl Plan {
         if let Some(alignment) = &self.alignment {
             text_part(&mut config, "vocab_size")["vocab_size"] = alignment.rows.into();
         }
-        if self.head_comes_apart() {
+        if self.head_comes_apart() || (ties(&config) && self.has_own_head()) {
             config["tie_word_embeddings"] = false.into();
+            if config["text_config"].get("tie_word_embeddings").is_some() {
+                config["text_config"]["tie_word_embeddings"] = false.into();
+            }
         }
         if let Some(dtype) = self.weights.iter().filter(|weight| weight.rule.is_some()).find_map(|weight| dtype_name(weight.info.dtype)) {
             let key = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
@@ -145,6 +148,12 @@ impl Plan {
             let shared = weight.inputs.iter().filter(|input| !is_head(&input.key)).count();
             shared > 0 && shared < weight.inputs.len()
         })
+    }
+
+    /// Whether the result holds a head beside its embedding, so that they are two weights.
+    fn has_own_head(&self) -> bool {
+        let holds = |wanted: fn(&str) -> bool| self.weights.iter().any(|weight| wanted(&weight.name));
+        holds(is_head) && holds(is_embedding)
     }
 
     fn chat_template(&self) -> Result<Option<String>> {

@@ -51,9 +51,9 @@ pub struct Eval {
     /// Count prompts too, for perplexity.
     #[arg(long)]
     train_on_prompt: bool,
-    /// Longest answer in tokens.
-    #[arg(long, default_value_t = 64)]
-    max_new_tokens: usize,
+    /// Longest answer in tokens [default: 64].
+    #[arg(long, value_name = "N")]
+    max_new_tokens: Option<usize>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -126,7 +126,15 @@ impl Eval {
         let (Some(data), Some(Metric::Classification)) = (&self.data, self.metric) else {
             return Err(Error::InvalidConfig("an encoder is measured with --data and --metric classification".into()));
         };
-        super::classify::evaluate(&self.model, data, self.batch_size, self.max_length, json)
+        let idle = [
+            ("--stride", self.stride.is_some()),
+            ("--train-on-prompt", self.train_on_prompt),
+            ("--max-new-tokens", self.max_new_tokens.is_some()),
+        ];
+        if let Some((flag, _)) = idle.iter().find(|(_, set)| *set) {
+            return Err(Error::InvalidConfig(format!("{flag} is for decoders, and this model is an encoder")));
+        }
+        super::classify::evaluate(&self.model, data, &self.options(), self.predictions.as_deref(), json)
     }
 
     fn tasks(&self) -> Result<Vec<Task>> {
@@ -161,7 +169,7 @@ impl Eval {
             max_length: self.max_length,
             stride: self.stride,
             train_on_prompt: self.train_on_prompt,
-            max_new_tokens: self.max_new_tokens,
+            max_new_tokens: self.max_new_tokens.unwrap_or(64),
         }
     }
 

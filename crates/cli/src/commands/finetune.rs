@@ -12,7 +12,7 @@ use burn::module::Module;
 use burn::tensor::{DType, Device};
 use clap::Args;
 use peft_adapters::PeftConfig;
-use peft_core::files::{INDEX_FILE, read_text, write_atomic};
+use peft_core::files::{INDEX_FILE, write_atomic};
 use peft_core::{Context, Error, Result, Summary, adapt, save_adapter};
 use peft_models::CausalLm;
 use peft_train::{CheckpointDir, LanguageModelling, Report, Task, TrainConfig, Trained, Trainer};
@@ -222,8 +222,7 @@ fn finetune_decoder(start: Start) -> Result<Outcome> {
             Some(config) => save_adapter(&model, ADAPTER, &adapter_config(config, &base, "CAUSAL_LM"), out)?,
             None => {
                 copy_checkpoint_files(&base.dir, out)?;
-                peft_models::write_weights(&model, out, |_| DType::F32, crate::commands::merge_adapter::SHARD_BYTES)?;
-                set_dtype(out, "float32")?;
+                model.save(out, &base.dir, Some(DType::F32), crate::commands::merge_adapter::SHARD_BYTES)?;
             }
         }
     }
@@ -315,17 +314,4 @@ pub fn copy_checkpoint_files(from: &Path, to: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Let `config.json` in `dir` name the type of the weights that were written.
-fn set_dtype(dir: &Path, dtype: &str) -> Result<()> {
-    let path = dir.join("config.json");
-    let mut config: serde_json::Value = serde_json::from_str(&read_text(&path)?).map_err(|e| Error::file(&path, e))?;
-    for key in ["dtype", "torch_dtype"] {
-        if let Some(value) = config.get_mut(key) {
-            *value = dtype.into();
-        }
-    }
-    let text = serde_json::to_string_pretty(&config).map_err(|e| Error::file(&path, e))?;
-    write_atomic(&path, text.as_bytes())
 }

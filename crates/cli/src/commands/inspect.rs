@@ -7,7 +7,7 @@ use peft_adapters::PeftConfig;
 use peft_core::files::Checkpoint;
 use peft_core::{CONFIG_FILE, Error, Result, TENSOR_FILE, grouped};
 use peft_merge::compeft::{self, EXTENSION, Entry, Expert, Settings};
-use peft_models::DecoderConfig;
+use peft_models::{DecoderConfig, EncoderConfig};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -52,7 +52,8 @@ impl Inspect {
         let mut description = match (is_compressed, is_adapter) {
             (true, _) => compressed(&dir)?,
             (false, true) => adapter(&dir)?,
-            (false, false) => checkpoint(&dir)?,
+            (false, false) if peft_models::is_encoder(&dir) => encoder(&dir)?,
+            (false, false) => decoder(&dir)?,
         };
         if !self.sites {
             description.tensors = None;
@@ -62,9 +63,25 @@ impl Inspect {
     }
 }
 
-fn checkpoint(dir: &Path) -> Result<Description> {
-    let config = DecoderConfig::read(dir)?;
+fn encoder(dir: &Path) -> Result<Description> {
+    let (config, file) = (EncoderConfig::read(dir)?, Checkpoint::open(dir)?);
+    let mut settings = BTreeMap::from([
+        ("hidden size", config.hidden_size.to_string()),
+        ("layers", config.num_hidden_layers.to_string()),
+        ("heads", format!("{} of {}", config.num_attention_heads, config.hidden_size / config.num_attention_heads)),
+        ("feed-forward size", config.intermediate_size.to_string()),
+        ("vocabulary", config.vocab_size.to_string()),
+        ("longest text", format!("{} tokens", config.max_tokens())),
+    ]);
+    if file.keys().any(|key| key.starts_with("classifier.")) {
+        settings.insert("labels", config.labels.join(", "));
+    }
+    Ok(describe("checkpoint", config.architecture(), &file, settings))
+}
+
+fn decoder(dir: &Path) -> Result<Description> {
     let file = Checkpoint::open(dir)?;
+    let config = DecoderConfig::read(dir)?.as_stored(&file)?;
     let rope = format!("theta {}, scaling {:?}", config.rope.theta, config.rope.scaling);
     let settings = BTreeMap::from([
         ("hidden size", config.hidden_size.to_string()),

@@ -4,6 +4,7 @@
 //! file: each one is completed under a temporary name beside its place, synced, and renamed.
 
 mod checkpoint;
+mod finite;
 mod floats;
 mod header;
 mod nearest;
@@ -18,6 +19,7 @@ use serde::de::DeserializeOwned;
 use crate::{Error, Result};
 
 pub use checkpoint::Checkpoint;
+pub use finite::{all_finite, are_finite};
 pub use floats::{decode, encode, float_bytes};
 pub use header::TensorInfo;
 pub use output_dir::OutputDir;

@@ -11,6 +11,7 @@ use safetensors::Dtype;
 use serde::Serialize;
 use tempfile::NamedTempFile;
 
+use super::finite::all_finite;
 use super::floats::{self, FLOATS, Float};
 use super::header::{Header, TensorInfo};
 use super::{Checkpoint, INDEX_FILE, MODEL_FILE};
@@ -60,7 +61,12 @@ impl<'a> TensorSource<'a> {
     /// [`Error::Tensor`] if the checkpoint has no such tensor.
     pub fn from_checkpoint(checkpoint: &'a Checkpoint, key: &str) -> Result<Self> {
         let (info, bytes) = checkpoint.tensor(key)?;
-        Ok(Self { name: key.into(), info: info.clone(), data: Box::new(move || Ok(Cow::Borrowed(bytes))) })
+        let (dtype, from) = (info.dtype, format!("{}: tensor `{key}`", checkpoint.path().display()));
+        let data = move || match all_finite(dtype, bytes) {
+            true => Ok(Cow::Borrowed(bytes)),
+            false => Err(Error::NonFinite { what: from }),
+        };
+        Ok(Self { name: key.into(), info: info.clone(), data: Box::new(data) })
     }
 
     fn num_bytes(&self) -> u64 {
@@ -97,7 +103,8 @@ fn storable(dtype: DType) -> Result<Float> {
 ///
 /// # Errors
 /// Whatever computing a tensor returns; [`Error::File`] if two tensors share a name or one has not the size that its shape
-/// says; [`Error::Io`]. After an error there is no new file, and an existing one is as it was.
+/// says; [`Error::NonFinite`] for a number that is infinite or none in the type of the file; [`Error::Io`]. After an error there is no
+/// new file, and an existing one is as it was.
 pub fn write_safetensors<'a>(path: &Path, tensors: impl IntoIterator<Item = TensorSource<'a>>, metadata: &Metadata) -> Result<u64> {
     let staged = Staged::safetensors(path, tensors.into_iter().collect(), metadata)?;
     let size = staged.size;
@@ -250,6 +257,10 @@ fn write_tensor(out: &mut dyn Write, path: &Path, tensor: TensorSource<'_>) -> R
     if info.num_bytes() != Some(bytes.len()) {
         let TensorInfo { dtype, shape } = info;
         return Err(Error::file(path, format!("tensor `{name}`: {} bytes were computed for {dtype} of shape {shape:?}", bytes.len())));
+    }
+    if !all_finite(info.dtype, &bytes) {
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        return Err(Error::NonFinite { what: floats::rounded(&format!("tensor `{name}` for {file}"), info.dtype) });
     }
     out.write_all(&bytes).map_err(|e| Error::io(path, e))
 }

@@ -3,13 +3,13 @@
 use super::recipe::{Data, Recipe};
 use super::{Accuracies, Planned, Session, learned};
 use crate::commands::finetune::copy_checkpoint_files;
-use crate::loading::stored_dtype;
 use burn::tensor::{DType, Device};
 use peft_core::files::Checkpoint;
 use peft_core::{Error, Result, Site, TextClassifier, Texts, for_each_parameter, with_parameters};
 use peft_merge::atlas::Objective;
 use peft_merge::{Loss, Stream, TaskVectors};
 use peft_models::encoder::{EncoderConfig, SequenceClassifier};
+use peft_models::stored_dtype;
 use peft_objectives::entropy;
 use peft_train::data::{Classified, Labels, TextTokenizer, read_labelled};
 use peft_train::{Scores, Task, TextClassification, classify};
