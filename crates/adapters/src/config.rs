@@ -6,7 +6,7 @@ use crate::scaling::Ia3Config;
 use burn::module::Module;
 use peft_core::files::Checkpoint;
 use peft_core::hf::{AdapterConfig, Kind, check_settings, default_targets};
-use peft_core::{CONFIG_FILE, Context, Error, Method, Names, Result, Summary, TENSOR_FILE, Targets, adapt, load_tensors_from, resize_vocabulary};
+use peft_core::{CONFIG_FILE, Context, Error, Method, Names, Result, Summary, TENSOR_FILE, Targets, adapt, is_inside, load_tensors_from, resize_vocabulary};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -208,6 +208,20 @@ pub fn load_from<M: Module>(model: M, config: &PeftConfig, tensors: &Checkpoint,
     let context = Context { name: name.into(), from_file: true, ..Context::default() };
     let (model, summary) = adapt(model, config.method(), &context)?;
     Ok((load_tensors_from(model, name, tensors)?, summary))
+}
+
+/// Whether the adapter changes the module at this path: its configuration selects the module, or has it saved as a whole, and the file
+/// has tensors of it.
+///
+/// # Errors
+/// [`Error::InvalidConfig`] for an expression that is none; [`Error::Tensor`] for a key that is not an adapter's.
+pub fn changes(config: &PeftConfig, tensors: &Checkpoint, module: &str) -> Result<bool> {
+    if config.modules_to_save().iter().any(|entry| is_inside(module, entry)) {
+        return Ok(true);
+    }
+    let mut config = with_default_targets(config, tensors)?;
+    let Some(targets) = config.targets_mut() else { return Ok(false) };
+    Ok(peft_core::hf::modules(tensors)?.contains(module) && targets.selection()?.includes(module, true)?)
 }
 
 /// Where a file does not say its modules, those that HF PEFT takes by default, as far as the file has tensors of them.

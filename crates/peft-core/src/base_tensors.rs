@@ -1,7 +1,7 @@
 //! Parameters of the base in an adapter's file: what HF PEFT loads into the base, and what it leaves out.
 
 use crate::adapter::Adapter;
-use crate::adapter_file::{finite, key};
+use crate::adapter_file::key;
 use crate::files::Checkpoint;
 use crate::hf::{Key, LeftOut, Part, canonical};
 use crate::replacement::Replacement;
@@ -114,7 +114,7 @@ impl Replace<'_> {
                 let (expected, found) = (format!("{shape:?}"), format!("{found:?}"));
                 return Err(Error::AdapterFile { file: self.file.path().into(), key: key.into(), expected, found });
             }
-            let values = finite(self.file, key)?;
+            let values = self.file.f32s(key)?;
             let count = values.len();
             Ok(Tensor::from_data(TensorData::new(values, [count]), &weight.device()))
         })?;
@@ -189,7 +189,7 @@ impl Edit for Resize<'_> {
     fn param<const D: usize>(&mut self, path: &str, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let Some((linear, rows, key)) = self.resized.remove(path).filter(|_| D == 2) else { return param };
         let base = param.base();
-        let values = match finite(self.file, &key) {
+        let values = match self.file.f32s(&key) {
             Ok(values) => values,
             Err(error) => {
                 self.error.get_or_insert(error);

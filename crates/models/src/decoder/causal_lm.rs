@@ -126,7 +126,8 @@ impl LanguageModel for CausalLm {
     }
 
     fn vocab_size(&self) -> usize {
-        self.config().vocab_size
+        // An adapter may have brought more tokens than the configuration has.
+        self.model.embed_tokens.weight.base().dims()[0]
     }
 
     fn max_positions(&self) -> usize {

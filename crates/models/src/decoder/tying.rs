@@ -7,7 +7,7 @@ use burn::module::Param;
 use burn::nn::LinearConfig;
 use burn::tensor::DType;
 use peft_core::files::{self, Checkpoint};
-use peft_core::{Error, Result};
+use peft_core::{Error, LanguageModel, Result};
 use serde_json::{Map, Value};
 use std::path::Path;
 
@@ -77,7 +77,7 @@ impl CausalLm {
     }
 
     /// Write the weights into the existing directory `dir`, and the `config.json` of the checkpoint `base`, which this model comes from,
-    /// with what is true of the result: whether the head is tied, and the type. Returns the bytes of the weights.
+    /// with what is true of the result: whether the head is tied, the number of tokens, and the type. Returns the bytes of the weights.
     ///
     /// `dtype` is the type of all weights; without it each has the type that it has in `base`. Adapters must be merged to be part of them.
     ///
@@ -96,6 +96,7 @@ impl CausalLm {
         if self.config().tie_word_embeddings || config.contains_key("tie_word_embeddings") {
             config.insert("tie_word_embeddings".into(), self.is_tied().into());
         }
+        config.insert("vocab_size".into(), self.vocab_size().into());
         if let Some(dtype) = dtype {
             let key = if config.contains_key("torch_dtype") && !config.contains_key("dtype") { "torch_dtype" } else { "dtype" };
             config.insert(key.into(), dtype_name(dtype).into());
