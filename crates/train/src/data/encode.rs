@@ -2,7 +2,7 @@
 
 use super::jsonl::{Content, Example, Message};
 use super::stats::{EncodeStats, Skip};
-use super::template::ChatTemplate;
+use super::template::{ChatTemplate, Variables};
 use super::tokenizer::{Piece, TextTokenizer};
 use super::turns::{Turn, assistant_turns};
 use peft_core::{Error, Result};
@@ -158,7 +158,7 @@ impl<'a> Encoder<'a> {
 
     fn chat(&self, example: &Example, messages: &[Message]) -> Result<Encoded> {
         let template = self.template.ok_or_else(|| example.error(NO_TEMPLATE))?;
-        let text = template.try_render(messages, false).map_err(|reason| example.error(reason))?;
+        let text = template.try_render(messages, &Variables::new(), false).map_err(|reason| example.error(reason))?;
         let pieces = self.tokenizer.pieces(&text, false)?;
         if self.config.train_on_prompt {
             return Ok(Encoded::new(&pieces, |_, _| true));

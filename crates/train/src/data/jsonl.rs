@@ -13,17 +13,27 @@ use std::sync::Arc;
 pub struct Message {
     /// Who speaks: `system`, `developer`, `user`, `assistant` or `tool`.
     pub role: String,
-    /// What is said.
+    /// What is said; empty where the file has null or nothing.
     pub content: String,
     /// Further keys, which chat templates may read: `name`, `reasoning_content`, `tool_calls`, …
     #[serde(flatten)]
     pub extra: Map<String, Value>,
+    /// The content as templates get it, where that is not the string: null, a list of parts, an object.
+    #[serde(skip)]
+    pub(super) form: Option<Value>,
+    /// Whether it is to be learned if the assistant says it.
+    #[serde(skip, default = "learned")]
+    pub(super) learned: bool,
+}
+
+fn learned() -> bool {
+    true
 }
 
 impl Message {
     /// A message without further keys.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into(), extra: Map::new() }
+        Self { role: role.into(), content: content.into(), extra: Map::new(), form: None, learned: true }
     }
 }
 

@@ -52,7 +52,7 @@ fn message(value: &Value) -> Result<Message, String> {
         return Err(format!("unknown role `{role}`; known roles are `{}`", ROLES.join("`, `")));
     }
     let extra = object.iter().filter(|(key, _)| !keys.contains(&key.as_str()));
-    Ok(Message { role, content, extra: extra.map(|(k, v)| (k.clone(), v.clone())).collect() })
+    Ok(Message { role, content, extra: extra.map(|(k, v)| (k.clone(), v.clone())).collect(), ..Message::new("", "") })
 }
 
 /// The role of ShareGPT's `from`.

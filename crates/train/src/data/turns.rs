@@ -1,7 +1,7 @@
 //! Where in a rendered conversation the assistant speaks.
 
 use super::jsonl::Message;
-use super::template::ChatTemplate;
+use super::template::{ChatTemplate, Variables};
 
 /// A character that no conversation contains; it stands in for a message's content to find where the template puts that.
 const PROBE: &str = "\u{10FFFD}";
@@ -30,7 +30,8 @@ pub(super) fn assistant_turns(template: &ChatTemplate, messages: &[Message], tex
 }
 
 fn turn(template: &ChatTemplate, messages: &[Message], text: &str, index: usize) -> Result<Turn, String> {
-    let render = |messages: &[Message], prompt| template.try_render(messages, prompt).map_err(|e| inconsistent(index, &e));
+    let render =
+        |messages: &[Message], prompt| template.try_render(messages, &Variables::new(), prompt).map_err(|e| inconsistent(index, &e));
     let (prompt, without) = match &messages[..index] {
         [] => (String::new(), String::new()),
         earlier => (render(earlier, true)?, render(earlier, false)?),
@@ -94,7 +95,7 @@ mod tests {
     fn parts(source: &str, messages: &[(&str, &str)]) -> Result<Vec<String>, String> {
         let template = ChatTemplate::new(source, &SpecialTokens::default(), "t").unwrap();
         let messages: Vec<_> = messages.iter().map(|&(role, content)| Message::new(role, content)).collect();
-        let text = template.try_render(&messages, false)?;
+        let text = template.try_render(&messages, &Variables::new(), false)?;
         let turns = assistant_turns(&template, &messages, &text)?;
         Ok(turns.iter().map(|t| format!("{}^{}", &text[t.start..t.content_end], &text[t.content_end..t.limit])).collect())
     }
