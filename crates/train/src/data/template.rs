@@ -130,10 +130,12 @@ impl ChatTemplate {
             return Err("the conversation has no messages".into());
         }
         let variables = variables.iter().filter(|(_, value)| !value.is_null());
+        let messages: Vec<_> = messages.iter().map(plain).collect();
+        let variables = Value::from_pairs(variables.map(|(name, value)| (name.clone(), python::from_json(value))));
+        // The first that names a variable decides.
         let values = context! {
-            messages => messages.iter().map(plain).collect::<Vec<_>>(),
-            add_generation_prompt,
-            ..Value::from_pairs(variables.map(|(name, value)| (name.clone(), python::from_json(value)))),
+            ..context! { messages, add_generation_prompt },
+            ..variables,
             ..context! { tools => Value::from(()), documents => Value::from(()) },
             ..self.tokens.clone()
         };
@@ -155,7 +157,7 @@ thread_local! {
 }
 
 /// What is called around the parts that a template marks as the assistant's.
-fn generation(state: &State, options: Kwargs) -> Result<String, minijinja::Error> {
+fn generation(state: &mut State, options: Kwargs) -> Result<String, minijinja::Error> {
     let said: Value = options.get::<Value>("caller")?.call(state, &[])?;
     Ok(format!("{}{said}{}", MARKS[0], MARKS[1]))
 }
