@@ -5,13 +5,19 @@ use super::checkpoint::{SpecialTokens, read_json, read_optional};
 use super::jsonl::Message;
 use super::python;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Value;
-use minijinja::{Environment, ErrorKind, context};
+use minijinja::value::{Kwargs, Value};
+use minijinja::{Environment, ErrorKind, State, context};
 use peft_core::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 const NAME: &str = "chat_template";
+/// The template with marks around what stands between `{% generation %}` and `{% endgeneration %}`.
+const MARKED: &str = "chat_template with marks";
+/// What begins and ends such a part in a rendering with marks: no text contains these.
+pub(super) const MARKS: [char; 2] = ['\u{10FFFE}', '\u{10FFFF}'];
+/// The function of the template with marks.
+const GENERATION: &str = "__generation";
 /// What one rendering may cost, in minijinja's measure: an instruction or 64 bytes. A conversation of a thousand messages takes a
 /// twentieth of it; what takes more is a template that does not end or doubles its text. minijinja 3.1 does not count a list that is
 /// added to itself dozens of times, nor how deep a value is nested, which only a template made for that brings far enough to do harm.
@@ -21,8 +27,8 @@ const MAX_TEXT: usize = 8 << 20;
 
 /// A checkpoint's chat template, rendered as transformers renders it.
 ///
-/// The template sees `messages`, `add_generation_prompt`, the named special tokens, `tools = none`, `raise_exception`, `strftime_now`
-/// (in UTC), Python's string methods and Python's JSON.
+/// The template sees `messages`, `add_generation_prompt`, `tools` and `documents` (`none` if a conversation has none), the other variables
+/// of the conversation, the named special tokens, `raise_exception`, `strftime_now` (in UTC), Python's string methods and Python's JSON.
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
@@ -66,9 +72,16 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
+        let source = source.replace("\r\n", "\n");
         environment
-            .add_template_owned(NAME, without_generation_marks(&source.replace("\r\n", "\n")))
+            .add_template_owned(NAME, generation_as(&source, "with", "endwith"))
             .map_err(|e| Error::file(&file, format!("the chat template does not compile: {}", describe(&e))))?;
+        let marked = generation_as(&source, &format!("call {GENERATION}()"), "endcall");
+        if marked != source {
+            environment.add_function(GENERATION, generation);
+            // A template that cannot be written so is one without marks.
+            let _ = environment.add_template_owned(MARKED, marked);
+        }
         let tokens = Value::from_pairs(tokens.iter().map(|(name, text)| (name.to_string(), text)));
         Ok(Self { environment, tokens, file }.with_now(SystemTime::now()))
     }
@@ -92,27 +105,61 @@ impl ChatTemplate {
     ///
     /// Fails with the template's own message if it refuses the conversation.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        self.try_render(messages, add_generation_prompt).map_err(|reason| Error::file(&self.file, reason))
+        self.try_render(messages, &Variables::new(), add_generation_prompt).map_err(|reason| Error::file(&self.file, reason))
     }
 
-    /// As [`render`](Self::render), with the reason alone, for callers that know a better place to report.
-    pub(super) fn try_render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, String> {
+    /// As [`render`](Self::render) with further variables, and with the reason alone, for callers that know a better place to report.
+    pub(super) fn try_render(&self, messages: &[Message], variables: &Variables, add_generation_prompt: bool) -> Result<String, String> {
+        self.render_as(NAME, messages, variables, add_generation_prompt)
+    }
+
+    /// The conversation with [`MARKS`] around what the template says to be the assistant's; none if it says nothing of it.
+    pub(super) fn try_render_marked(&self, messages: &[Message], variables: &Variables) -> Option<Result<String, String>> {
+        self.environment.get_template(MARKED).is_ok().then(|| self.render_as(MARKED, messages, variables, false))
+    }
+
+    /// The program of the template.
+    pub(super) fn source(&self) -> String {
+        self.environment.get_template(NAME).map_or_else(|_| String::new(), |template| template.source().into())
+    }
+
+    fn render_as(&self, name: &str, messages: &[Message], variables: &Variables, add_generation_prompt: bool) -> Result<String, String> {
+        #[cfg(test)]
+        RENDERINGS.with(|count| count.set(count.get() + 1));
         if messages.is_empty() {
             return Err("the conversation has no messages".into());
         }
+        let variables = variables.iter().filter(|(_, value)| !value.is_null());
+        let messages: Vec<_> = messages.iter().map(plain).collect();
+        let variables = Value::from_pairs(variables.map(|(name, value)| (name.clone(), python::from_json(value))));
+        // The first that names a variable decides.
         let values = context! {
-            messages => messages.iter().map(plain).collect::<Vec<_>>(),
-            add_generation_prompt,
-            tools => Value::from(()),
-            documents => Value::from(()),
+            ..context! { messages, add_generation_prompt },
+            ..variables,
+            ..context! { tools => Value::from(()), documents => Value::from(()) },
             ..self.tokens.clone()
         };
         let mut text = Text(Vec::new());
-        let rendered = self.environment.get_template(NAME).and_then(|template| template.render_captured_to(values, &mut text).map(drop));
+        let rendered = self.environment.get_template(name).and_then(|template| template.render_captured_to(values, &mut text).map(drop));
         let failed = |e: &dyn std::fmt::Display| format!("the chat template failed: {e}");
         rendered.map_err(|e| failed(&describe(&e)))?;
         String::from_utf8(text.0).map_err(|e| failed(&e))
     }
+}
+
+/// What a template sees of a conversation beside its messages: `tools`, `documents` and whatever `chat_template_kwargs` names.
+pub type Variables = serde_json::Map<String, serde_json::Value>;
+
+#[cfg(test)]
+thread_local! {
+    /// How many conversations this thread has rendered.
+    pub(super) static RENDERINGS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// What is called around the parts that a template marks as the assistant's.
+fn generation(state: &mut State, options: Kwargs) -> Result<String, minijinja::Error> {
+    let said: Value = options.get::<Value>("caller")?.call(state, &[])?;
+    Ok(format!("{}{said}{}", MARKS[0], MARKS[1]))
 }
 
 /// What a template writes, up to [`MAX_TEXT`]: a value that holds another one twice, which holds a third twice, and so on, is short to
@@ -185,14 +232,15 @@ fn plain(message: &Message) -> Value {
         extra.entry("thinking").or_insert_with(|| reasoning.clone());
         extra.insert("reasoning_content".into(), reasoning);
     }
-    let said = [("role", &message.role), ("content", &message.content)].map(|(key, text)| (key.to_string(), Value::from(text)));
+    let content = message.form.as_ref().map_or_else(|| Value::from(&message.content), python::from_json);
+    let said = [("role", Value::from(&message.role)), ("content", content)].map(|(key, value)| (key.to_string(), value));
     let extra = extra.iter().map(|(key, value)| (key.clone(), python::from_json(value)));
     Value::from_pairs(said.into_iter().chain(extra))
 }
 
 /// Replace `{% generation %} … {% endgeneration %}`, with which transformers marks what the assistant says, by a block of the same
 /// scope that minijinja knows.
-fn without_generation_marks(source: &str) -> String {
+fn generation_as(source: &str, begin: &str, end_of_block: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
@@ -201,10 +249,10 @@ fn without_generation_marks(source: &str) -> String {
         let (tag, after) = tag.split_at(end);
         out += text;
         let name = tag.trim_matches(|c: char| "{%-+}".contains(c) || c.is_whitespace());
-        if ["generation", "endgeneration"].contains(&name) {
-            out += &tag.replace("generation", "with");
-        } else {
-            out += tag;
+        match name {
+            "generation" => out += &tag.replace("generation", begin),
+            "endgeneration" => out += &tag.replace("endgeneration", end_of_block),
+            _ => out += tag,
         }
         rest = after;
     }
