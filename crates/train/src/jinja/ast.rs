@@ -100,6 +100,8 @@ pub(super) enum StatementKind {
     With(Vec<(Target, Expr)>, Vec<Statement>),
     /// A block with names of its own.
     Scope(Vec<Statement>),
+    /// What the assistant says, by the template's own marks.
+    Generation(Vec<Statement>),
     FilterBlock(Expr, Vec<Statement>),
     /// The number of the macro, which is bound to its name.
     Macro(usize),
@@ -142,6 +144,8 @@ pub(super) struct Program {
     pub loops: Vec<Loop>,
     pub macros: Vec<Macro>,
     pub symbols: Vec<Arc<str>>,
+    /// Whether it has a block `generation`.
+    pub marks_generation: bool,
 }
 
 impl Expr {

@@ -67,11 +67,11 @@ impl Machine<'_> {
                 Ok(Value::Namespace(self.namespaces.len() - 1))
             }
             "cycler" if args.positional.is_empty() => Err(Error::new("`cycler` needs something to give")),
-            "cycler" => Ok(Value::Counter(Rc::new(("cycler", args.positional, Cell::new(0))))),
+            "cycler" => counter("cycler", args.positional),
             "joiner" => {
                 let [separator] = args.bind("joiner", ["sep"])?;
                 let separator = separator.unwrap_or_else(|| Value::str(", "));
-                Ok(Value::Counter(Rc::new(("joiner", vec![separator], Cell::new(0)))))
+                counter("joiner", vec![separator])
             }
             "raise_exception" => {
                 let [message] = args.bind("raise_exception", ["message"])?;
@@ -80,7 +80,7 @@ impl Machine<'_> {
             }
             _ => {
                 let [format] = args.bind("strftime_now", ["format"])?;
-                let clock = self.clock.ok_or_else(|| undefined(Some(name)))?;
+                let clock = self.rendering.clock.ok_or_else(|| undefined(Some(name)))?;
                 match format {
                     Some(Value::Str(format)) => {
                         // A directive writes at most some twenty characters.
@@ -228,6 +228,12 @@ impl Machine<'_> {
         state.borrow_mut().changed = Some(args.positional);
         Ok(Value::Bool(!same))
     }
+}
+
+/// A `cycler` or a `joiner`, which must not be nested deeper than a list of its values could be.
+fn counter(name: &'static str, values: Vec<Value>) -> Result<Value, Error> {
+    Value::list(values.clone())?;
+    Ok(Value::Counter(Rc::new((name, values, Cell::new(0)))))
 }
 
 /// What a loop knows of where it is.

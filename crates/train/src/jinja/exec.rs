@@ -73,6 +73,15 @@ impl<'t> Machine<'t> {
                 self.close(inner);
                 return flow;
             }
+            StatementKind::Generation(body) => {
+                let [before, after] = self.rendering.marks.map_or_else(Default::default, |marks| marks.map(String::from));
+                let inner = self.open(frame);
+                self.push(out, &before)?;
+                let flow = self.exec(body, inner, out);
+                self.push(out, &after)?;
+                self.close(inner);
+                return flow;
+            }
             StatementKind::FilterBlock(filters, body) => {
                 let (text, flow) = self.captured(body, frame)?;
                 let value = self.filtered(Some(filters), text, frame)?;

@@ -2,7 +2,7 @@
 
 use super::ast::{Program, Symbol};
 use super::value::{Dict, Kind, Seq, Value};
-use super::{Clock, Error, Options};
+use super::{Error, Options, Rendering};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ const MAX_DEPTH: usize = 1500;
 pub(super) struct Machine<'t> {
     pub program: &'t Program,
     pub options: Options,
-    pub clock: Option<Clock<'t>>,
+    pub rendering: Rendering<'t>,
     frames: Vec<Frame>,
     /// The attributes of every namespace.
     pub namespaces: Vec<Vec<(Arc<str>, Value)>>,
@@ -39,9 +39,9 @@ struct Frame {
 }
 
 impl<'t> Machine<'t> {
-    pub fn new(program: &'t Program, options: Options, clock: Option<Clock<'t>>) -> Self {
+    pub fn new(program: &'t Program, options: Options, rendering: Rendering<'t>) -> Self {
         let frames = vec![Frame::default()];
-        Self { program, options, clock, frames, namespaces: Vec::new(), macros: Vec::new(), fuel: FUEL, depth: 0 }
+        Self { program, options, rendering, frames, namespaces: Vec::new(), macros: Vec::new(), fuel: FUEL, depth: 0 }
     }
 
     pub fn render(mut self, context: Vec<(String, Value)>) -> Result<String, Error> {
@@ -147,7 +147,7 @@ impl<'t> Machine<'t> {
         }
         let name = &self.program.symbols[symbol as usize];
         let function = super::calls::FUNCTIONS.iter().find(|function| **function == &**name);
-        let function = function.filter(|function| **function != "strftime_now" || self.clock.is_some());
+        let function = function.filter(|function| **function != "strftime_now" || self.rendering.clock.is_some());
         function.map_or_else(|| Value::Undefined(Some(name.clone())), |function| Value::Function(function))
     }
 

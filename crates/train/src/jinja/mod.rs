@@ -50,6 +50,15 @@ pub(crate) struct Template {
     options: Options,
 }
 
+/// What a rendering is given beside its values.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Rendering<'a> {
+    /// What is behind `strftime_now`; without it there is no such function.
+    pub clock: Option<Clock<'a>>,
+    /// What to write before and after what `{% generation %}` marks.
+    pub marks: Option<[char; 2]>,
+}
+
 /// Formats the moment of the rendering; the error says what is wrong with the format.
 pub(crate) type Clock<'a> = &'a (dyn Fn(&str) -> Result<String, String> + Sync);
 
@@ -89,9 +98,14 @@ impl Template {
         Ok(Self { program: Arc::new(program), options })
     }
 
-    /// The text for the values that `context` makes. `clock` is behind `strftime_now`; without one there is no such function.
-    pub fn render(&self, context: impl FnOnce() -> Vec<(String, Value)> + Send, clock: Option<Clock<'_>>) -> Result<String, Error> {
-        with_stack(|| machine::Machine::new(&self.program, self.options, clock).render(context()))
+    /// Whether it marks what the assistant says with `{% generation %}`.
+    pub fn marks_generation(&self) -> bool {
+        self.program.marks_generation
+    }
+
+    /// The text for the values that `context` makes. Where a name occurs twice, its last value counts.
+    pub fn render(&self, context: impl FnOnce() -> Vec<(String, Value)> + Send, rendering: Rendering<'_>) -> Result<String, Error> {
+        with_stack(|| machine::Machine::new(&self.program, self.options, rendering).render(context()))
     }
 }
 

@@ -68,7 +68,10 @@ impl Parser {
                 let filters = self.block_filters()?;
                 StatementKind::FilterBlock(filters, self.block("endfilter")?)
             }
-            "generation" => StatementKind::Scope(self.block("endgeneration")?),
+            "generation" => {
+                self.program.marks_generation = true;
+                StatementKind::Generation(self.block("endgeneration")?)
+            }
             "block" => {
                 self.name()?;
                 while self.skip_name("scoped") || self.skip_name("required") {}

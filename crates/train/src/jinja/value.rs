@@ -133,6 +133,11 @@ impl Value {
         Self::seq(Kind::Tuple, items)
     }
 
+    /// A list of values that are not nested beyond what JSON can be.
+    pub fn list_of(items: Vec<Self>) -> Self {
+        Self::seq_unchecked(Kind::List, items)
+    }
+
     fn seq_unchecked(kind: Kind, items: Vec<Self>) -> Self {
         Self::Seq(Rc::new(Seq::new(kind, items)))
     }
