@@ -7,6 +7,7 @@ pub mod evaluate;
 mod feed;
 pub mod generate;
 mod hooks;
+mod jinja;
 mod language;
 mod memory;
 mod optimizer;

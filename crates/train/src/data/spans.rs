@@ -178,7 +178,7 @@ struct Words(Vec<String>);
 impl Words {
     /// Those that pieces hold.
     fn of(template: &ChatTemplate, pieces: &[Piece]) -> Self {
-        let mut words = literals(&template.source());
+        let mut words = literals(template.source());
         words.retain(|word| !word.trim().is_empty() && pieces.iter().any(|piece| piece.text.contains(word.as_str())));
         Self(words)
     }
