@@ -1,9 +1,11 @@
 //! What lies beside the weights of the result: configuration, tokenizer, chat template.
 
+use crate::alignment::Alignment;
 use crate::models::{Model, is_embedding, is_head, ties};
 use crate::plan::Plan;
-use crate::recipe::Vocabulary;
-use crate::tokenizer::TOKENIZER_FILE;
+use crate::special_ids::GENERATION_FILE;
+use crate::templates;
+use crate::tokenizer::{TOKENIZER_FILE, Tokenizer};
 use peft_core::files::{Dtype, read_json, read_text, write_atomic};
 use peft_core::{Error, Result};
 use serde_json::{Value, json};
@@ -14,15 +16,11 @@ const SETTINGS: [&str; 4] = ["tokenizer_config.json", "special_tokens_map.json",
 /// Files of a tokenizer that hold a vocabulary.
 const VOCABULARIES: [&str; 6] = [TOKENIZER_FILE, "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "added_tokens.json"];
 /// What else belongs to a checkpoint.
-const OTHERS: [&str; 3] = ["generation_config.json", "preprocessor_config.json", "processor_config.json"];
+const OTHERS: [&str; 2] = ["preprocessor_config.json", "processor_config.json"];
 /// The file of a chat template, which goes before one in `tokenizer_config.json`.
 const TEMPLATE_FILE: &str = "chat_template.jinja";
 /// What configurations call the number of layers.
 const LAYER_KEYS: [&str; 4] = ["num_hidden_layers", "n_layer", "num_layers", "n_layers"];
-
-/// The template of conversations between `<|im_start|>` and `<|im_end|>`.
-const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}\
-    {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
 impl Plan {
     /// Whether the configuration of the result can be made, which is better known before weights are computed.
@@ -31,6 +29,10 @@ impl Plan {
     /// As [`write_extras`](Self::write_extras).
     pub(crate) fn check_extras(&self) -> Result<()> {
         self.config()?;
+        for lost in self.fit_config(&mut self.models[0].config.clone())? {
+            tracing::warn!("{}: the tokenizer of the result lacks the token of {lost}; the result says none", self.models[0].name);
+        }
+        self.generation_config()?;
         self.chat_template().map(|_| ())
     }
 
@@ -38,14 +40,16 @@ impl Plan {
     ///
     /// # Errors
     /// [`Error::File`] if the first model has no `config.json`; [`Error::InvalidConfig`] for a chat template that is none; [`Error::Io`].
-    pub(crate) fn write_extras(&self, dir: &Path) -> Result<()> {
+    pub fn write_extras(&self, dir: &Path) -> Result<()> {
         write_json(&dir.join("config.json"), &self.config()?)?;
+        if let Some(generation) = self.generation_config()? {
+            write_json(&dir.join(GENERATION_FILE), &generation)?;
+        }
         let first = &self.models[0].dir;
         copy(first, dir, &OTHERS)?;
-        let donor = self.tokenizer_donor();
+        let donor = self.tokenizer_dir();
         copy(&donor, dir, &SETTINGS)?;
-        let remade = self.alignment.as_ref().filter(|alignment| self.is_remade(alignment.tokenizer.ids.len(), &donor));
-        match remade {
+        match self.remade()? {
             Some(alignment) => {
                 write_json(&dir.join(TOKENIZER_FILE), &alignment.tokenizer.json)?;
                 self.write_added_tokens(dir)?;
@@ -58,19 +62,17 @@ impl Plan {
         Ok(())
     }
 
-    fn tokenizer_donor(&self) -> PathBuf {
-        let named = match self.recipe.tokenizer.as_ref().map(|tokenizer| &tokenizer.source) {
-            Some(Vocabulary::Of(name)) => self.models.iter().find(|model| model.name == *name),
-            _ => None,
-        };
-        let with_tokenizer = || self.models.iter().find(|model| model.tokenizer.is_some());
-        named.or_else(with_tokenizer).unwrap_or(&self.models[0]).dir.clone()
+    /// The directory of the tokenizer that the result has.
+    pub(crate) fn tokenizer_dir(&self) -> PathBuf {
+        let with_tokenizer = || self.models.iter().find(|model| model.tokenizer.is_some()).unwrap_or(&self.models[0]).dir.clone();
+        self.alignment.as_ref().map_or_else(with_tokenizer, |alignment| alignment.donor.clone())
     }
 
-    /// Whether the vocabulary of the result is not the donor's as it is.
-    fn is_remade(&self, tokens: usize, donor: &Path) -> bool {
-        let donor = self.models.iter().find(|model| model.dir == donor).and_then(|model| model.tokenizer.as_ref());
-        donor.is_none_or(|donor| donor.ids.len() != tokens)
+    /// The vocabulary of the result, if it is not the donor's as it is.
+    fn remade(&self) -> Result<Option<&Alignment>> {
+        let Some(alignment) = &self.alignment else { return Ok(None) };
+        let donor = Tokenizer::read(&alignment.donor)?;
+        Ok(Some(alignment).filter(|alignment| donor.is_none_or(|donor| donor.json != alignment.tokenizer.json)))
     }
 
     /// Some versions of transformers read added tokens from the settings of the tokenizer.
@@ -101,7 +103,12 @@ impl Plan {
         }
         if let Some(alignment) = &self.alignment {
             text_part(&mut config, "vocab_size")["vocab_size"] = alignment.rows.into();
+            // Configurations of several parts may say it twice.
+            if let Some(size) = config.get_mut("text_config").and_then(|text| text.get_mut("vocab_size")) {
+                *size = alignment.rows.into();
+            }
         }
+        self.fit_config(&mut config)?;
         if self.head_comes_apart() || (ties(&config) && self.has_own_head()) {
             config["tie_word_embeddings"] = false.into();
             if config["text_config"].get("tie_word_embeddings").is_some() {
@@ -160,11 +167,8 @@ impl Plan {
         let Some(asked) = &self.recipe.chat_template else { return Ok(None) };
         match asked.as_str() {
             "auto" => Ok(self.commonest_template()),
-            "chatml" => Ok(Some(CHATML.into())),
             template if template.contains('{') => Ok(Some(template.into())),
-            name => Err(Error::InvalidConfig(format!(
-                "chat_template: `{name}` is neither auto, nor chatml, nor a template in Jinja; give its text"
-            ))),
+            name => templates::named(name).map(|template| Some(template.into())),
         }
     }
 

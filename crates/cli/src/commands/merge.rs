@@ -1,13 +1,15 @@
 //! `peft merge`.
 
+use super::merge_parts::Parts;
 use super::merge_search::{Found, Search};
 use crate::commands::merge_trained::{self, Arguments};
 use crate::hub::{self, Kind};
 use crate::output;
 use clap::Args;
 use indicatif::HumanBytes;
-use peft_core::Result;
-use peft_merge::{ModelDir, ModelRef, Plan, Recipe, Vocabulary, Workshop};
+use peft_core::files::OutputDir;
+use peft_core::{Error, Result};
+use peft_merge::{Finished, ModelDir, ModelRef, Plan, Recipe, Workshop};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,6 +25,7 @@ use std::time::Instant;
     Methods that learn how to merge (adamerging, atlas, concrete_task_arithmetic, concrete_adamerging) take a base_model, models, parameters, and\n\
     data with a file for each task:\n\n  \
     data:\n    - {task: first, file: first.jsonl}\n\n\
+    A recipe of several documents, each but the last with a `name`, merges merges (mergekit-multi).\n\n\
     Models are directories or hub ids; `model+adapter` is a model with an adapter of LoRA in it. A merge that is cut goes on where it was when the command is given again.")]
 pub struct Merge {
     /// What to merge and how, as YAML.
@@ -41,6 +44,9 @@ pub struct Merge {
     /// --evaluate [default: 0].
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// Merge models although their configurations or tokenizers say that they compute in different ways (mergekit's --allow-crimes).
+    #[arg(long)]
+    allow_incompatible: bool,
     /// The largest file of the checkpoint, such as 500MB or 5GB.
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
     shard_size: u64,
@@ -93,17 +99,34 @@ impl Merge {
             return self.run_trained(json);
         }
         let started = Instant::now();
-        let recipe = Recipe::read(&self.recipe)?;
-        let directories = directories(&recipe)?;
-        let plan = Plan::new(recipe, &directories, self.seed.unwrap_or(0))?;
+        let mut recipes = Recipe::read_all(&self.recipe)?;
+        recipes.iter_mut().for_each(|recipe| recipe.allow_incompatible = self.allow_incompatible);
+        let Some(recipe) = recipes.pop() else { return Err(Error::file(&self.recipe, "holds no recipe")) };
         if self.dry_run {
+            if let Some(earlier) = recipes.first().and_then(|recipe| recipe.name.as_ref()) {
+                let reason = format!("--dry-run is for recipes of one document; models of this one are merges, such as {earlier}, that do not exist yet");
+                return Err(Error::file(&self.recipe, reason));
+            }
+            let plan = self.plan(recipe, &Parts::default())?;
             let planned = DryRun::of(&plan, self.shard_size)?;
             return output::print(json, &planned, planned.text());
         }
+        let mut parts = Parts::default();
+        if !recipes.is_empty() {
+            // What is wrong with the place of the result is better known before the first of several merges.
+            drop(OutputDir::create(&self.out, self.overwrite)?);
+        }
+        for recipe in recipes {
+            let name = recipe.name.clone().unwrap_or_default();
+            let place = parts.place(&self.out, &name)?;
+            let plan = self.plan(recipe, &parts)?;
+            eprintln!("merging {name} first");
+            self.write(&plan, &place)?;
+            parts.done.insert(name, place);
+        }
+        let plan = self.plan(recipe, &parts)?;
         let (plan, search) = self.search.choose(plan, self.seed.unwrap_or(0), &self.device)?;
-        let bar = output::byte_bar(plan.bytes(), "merging");
-        let finished = Workshop::open(&plan, &self.out, self.overwrite, self.shard_size)?.run(&|bytes| bar.inc(bytes))?;
-        bar.finish_and_clear();
+        let finished = self.write(&plan, &self.out)?;
         let outcome = Outcome {
             out: &finished.out,
             method: plan.recipe.method.name,
@@ -132,10 +155,23 @@ impl Merge {
         output::print(json, &outcome, text)
     }
 
+    fn plan(&self, recipe: Recipe, parts: &Parts) -> Result<Plan> {
+        let directories = directories(&recipe, parts)?;
+        Plan::new(recipe, &directories, self.seed.unwrap_or(0))
+    }
+
+    fn write(&self, plan: &Plan, out: &Path) -> Result<Finished> {
+        let bar = output::byte_bar(plan.bytes(), "merging");
+        let finished = Workshop::open(plan, out, self.overwrite, self.shard_size)?.run(&|bytes| bar.inc(bytes))?;
+        bar.finish_and_clear();
+        Ok(finished)
+    }
+
     fn run_trained(&self, json: bool) -> Result<()> {
-        let Self { recipe, out, overwrite, dry_run, seed, shard_size, device, search } = self;
+        let Self { recipe, out, overwrite, dry_run, seed, allow_incompatible, shard_size, device, search } = self;
         search.refuse("a method that is trained: its `data` says what it learns from")?;
-        let arguments = Arguments { recipe, out, overwrite: *overwrite, dry_run: *dry_run, seed: *seed, shard_size: *shard_size, device };
+        let (overwrite, dry_run, allow_incompatible) = (*overwrite, *dry_run, *allow_incompatible);
+        let arguments = Arguments { recipe, out, overwrite, dry_run, seed: *seed, allow_incompatible, shard_size: *shard_size, device };
         merge_trained::run(&arguments, json)
     }
 }
@@ -177,17 +213,16 @@ impl<'a> DryRun<'a> {
 }
 
 /// Where the models of a recipe and their adapters lie; hub ids are downloaded.
-fn directories(recipe: &Recipe) -> Result<BTreeMap<ModelRef, ModelDir>> {
-    let tokenizer = match recipe.tokenizer.as_ref().map(|tokenizer| &tokenizer.source) {
-        Some(Vocabulary::Of(model)) => Some(model),
-        _ => None,
-    };
+fn directories(recipe: &Recipe, parts: &Parts) -> Result<BTreeMap<ModelRef, ModelDir>> {
     let resolve = |name: &ModelRef| {
-        let model = hub::resolve(Path::new(&name.model), Kind::Model)?.dir;
+        let model = match parts.done.get(&name.model) {
+            Some(part) => part.clone(),
+            None => hub::resolve(Path::new(&name.model), Kind::Model)?.dir,
+        };
         let adapter = name.adapter.as_ref().map(|adapter| hub::resolve(Path::new(adapter), Kind::Adapter)).transpose()?;
         Ok((name.clone(), ModelDir { model, adapter: adapter.map(|adapter| adapter.dir) }))
     };
-    recipe.models().into_iter().chain(tokenizer).map(resolve).collect()
+    recipe.directories().into_iter().map(resolve).collect()
 }
 
 /// A number of bytes as people write it: 300MB, 5GB, or without a unit.

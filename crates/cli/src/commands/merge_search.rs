@@ -67,7 +67,13 @@ impl Search {
         let models = plan.recipe.slices.first().map_or(0, |slice| slice.sources.len());
         let which = if models == 2 { Candidates::Grid(self.candidates) } else { Candidates::Random(self.candidates) };
         let candidates = candidates(which, models, seed)?;
-        let validation = self.validation(&plan.models[0].dir, device)?;
+        // Where the result has another vocabulary, texts are read by it.
+        let result = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), e))?;
+        let dir = match plan.alignment {
+            Some(_) => plan.write_extras(result.path()).map(|()| result.path())?,
+            None => &plan.models[0].dir,
+        };
+        let validation = self.validation(dir, device)?;
         let bar = output::bar(candidates.len(), "searching");
         let mut tried = Vec::with_capacity(candidates.len());
         for weights in candidates {

@@ -22,6 +22,7 @@ pub use checkpoint::Checkpoint;
 pub use finite::{all_finite, are_finite};
 pub use floats::{decode, encode, float_bytes};
 pub use header::TensorInfo;
+pub use nearest::nearest;
 pub use output_dir::OutputDir;
 pub use safetensors::Dtype;
 pub use writer::{Metadata, TensorBytes, TensorSource, pytorch_metadata, tensor_bytes, write_atomic, write_checkpoint, write_safetensors};

@@ -27,6 +27,7 @@ pub struct Arguments<'a> {
     pub overwrite: bool,
     pub dry_run: bool,
     pub seed: Option<u64>,
+    pub allow_incompatible: bool,
     pub shard_size: u64,
     pub device: &'a str,
 }
@@ -65,6 +66,7 @@ pub fn run(arguments: &Arguments, json: bool) -> Result<()> {
     let device = device.autodiff();
     device.seed(recipe.seed());
     let is_encoder = peft_models::is_encoder(&recipe.base.1);
+    recipe.check_models(is_encoder, arguments.allow_incompatible)?;
     if arguments.dry_run {
         let planned = if is_encoder { encoder::plan(&recipe, &device)? } else { decoder::plan(&recipe, &device)? };
         return output::print(json, &planned, planned.text());

@@ -6,7 +6,7 @@ use peft_core::{Error, Result};
 use peft_merge::adaptive::AdaMergingConfig;
 use peft_merge::atlas::{AtlasConfig, Objective};
 use peft_merge::concrete::{Algorithm, ConcreteConfig};
-use peft_merge::{ModelRef, TRAINED_METHODS};
+use peft_merge::{Model, ModelDir, ModelRef, Scope, TRAINED_METHODS, check_compatible};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -134,6 +134,24 @@ impl Recipe {
         Ok(Self { text, method, base, models, objective, settings, data, max_length: written.max_length.unwrap_or(512) })
     }
 
+    /// Compare the models, and those whose heads tasks have, with the base: what a forward pass does, and what tokens mean.
+    pub fn check_models(&self, is_encoder: bool, allow: bool) -> Result<()> {
+        let heads = self.data.iter().filter_map(|data| data.model.as_ref()).map(|dir| (dir.to_string_lossy().into_owned(), dir.clone()));
+        let mut models: Vec<Model> = Vec::new();
+        for (name, dir) in [self.base.clone()].into_iter().chain(self.models.iter().cloned()).chain(heads) {
+            if !models.iter().any(|model| model.dir == dir) {
+                let name = ModelRef { model: name, adapter: None };
+                models.push(Model::open(name, &ModelDir { model: dir, adapter: None })?);
+            }
+        }
+        // Each task keeps the head of its own encoder.
+        let scope = Scope { heads: !is_encoder, layers: true, vocabularies: true };
+        for warning in check_compatible(&models, scope, allow)? {
+            tracing::warn!("{warning}");
+        }
+        Ok(())
+    }
+
     /// Examples of each task in a step.
     pub fn batch(&self) -> usize {
         match &self.settings {
@@ -182,5 +200,15 @@ fn settings(method: &str, mut parameters: Map<String, Value>) -> Result<(Objecti
 }
 
 fn parsed<T: DeserializeOwned>(parameters: Map<String, Value>) -> Result<T, String> {
-    serde_json::from_value(Value::Object(parameters)).map_err(|e| format!("parameters: {e}"))
+    let understood = |parameters: Map<String, Value>| serde_json::from_value::<T>(Value::Object(parameters));
+    understood(parameters.clone()).map_err(|e| {
+        // Each has a default, so that one alone is understood unless it is what is wrong.
+        let alone = |(name, value): (&String, &Value)| understood(Map::from_iter([(name.clone(), value.clone())])).err().map(|e| (name.clone(), e));
+        match parameters.iter().find_map(alone) {
+            // A number that is not finite is no number of JSON.
+            Some((name, _)) if parameters[&name].is_null() => format!("parameters: {name}: no value, or one that is not a finite number"),
+            Some((name, e)) if !e.to_string().contains(&name) => format!("parameters: {name}: {e}"),
+            _ => format!("parameters: {e}"),
+        }
+    })
 }
