@@ -68,7 +68,7 @@ pub fn finetune(mut start: Start) -> Result<Outcome> {
         }
         None => {
             copy_checkpoint_files(dir, out)?;
-            model.save(out, DType::F32)
+            model.save(out, DType::F32).map(drop)
         }
     })
 }
