@@ -53,7 +53,13 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let level = std::env::var("PEFT_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(tracing::Level::WARN);
-    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).without_time().log_internal_errors(false).init();
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .without_time()
+        .log_internal_errors(false)
+        .init();
     let json = cli.json;
     let result = peft_train::program(|| match cli.command {
         Command::Quickstart(command) => command.run(json),

@@ -166,7 +166,10 @@ fn remove_finished(out: &Path) -> Result<()> {
     remove(&out.join(FINISHED).join(STATE_FILE))?;
     let hidden = format!(".{FINISHED}.");
     let ours = |name: &String| *name == FINISHED || name.starts_with(&hidden);
-    names(out)?.iter().filter(|name| ours(name)).try_for_each(|name| remove_dir_all(out.join(name)).map_err(|e| Error::io(out.join(name), e)))
+    names(out)?
+        .iter()
+        .filter(|name| ours(name))
+        .try_for_each(|name| remove_dir_all(out.join(name)).map_err(|e| Error::io(out.join(name), e)))
 }
 
 fn names(dir: &Path) -> Result<Vec<String>> {

@@ -126,7 +126,12 @@ impl CheckpointDir {
     }
 
     /// Continue from the newest checkpoint, if there is one.
-    pub(crate) fn load<M: Module>(&self, model: M, optimizer: ModuleOptimizer, run: &Identity) -> Result<(M, ModuleOptimizer, Option<State>)> {
+    pub(crate) fn load<M: Module>(
+        &self,
+        model: M,
+        optimizer: ModuleOptimizer,
+        run: &Identity,
+    ) -> Result<(M, ModuleOptimizer, Option<State>)> {
         self.tidy()?;
         for (_, path) in self.named(STEP).iter().filter(|(_, path)| !is_complete(path)) {
             tracing::warn!("{} lacks some of its files and is ignored", path.display());

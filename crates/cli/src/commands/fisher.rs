@@ -231,7 +231,11 @@ impl Fisher {
             }
             if stop {
                 bar.finish_and_clear();
-                output::note(format_args!("stopped after {} of {} examples; the same command goes on from there", fisher.examples(), rows.len()));
+                output::note(format_args!(
+                    "stopped after {} of {} examples; the same command goes on from there",
+                    fisher.examples(),
+                    rows.len()
+                ));
                 interrupt.exit();
             }
         }

@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn a_thread_drops_what_its_seed_says_whatever_other_threads_do() {
         let dropping = DropoutConfig::new(0.3).init();
-        let x = burn::tensor::Tensor::<1>::ones([200], &burn::tensor::Device::flex()).autodiff();
+        let x = Tensor::<1>::ones([200], &Device::flex()).autodiff();
         let drops = |seed: u64| {
             crate::seed::begin(seed);
             (0..50).map(|_| floats(dropout(&dropping, x.clone()).inner())).collect::<Vec<_>>()

@@ -11,7 +11,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Train from where `dir` stands, on so many devices, to the end or until the step `stop_at` was taken; also the losses.
-fn train(config: &TrainConfig, model: CausalLm, devices: usize, dir: &Path, resume: bool, stop_at: usize) -> Result<(Trained<CausalLm>, Vec<f64>)> {
+fn train(
+    config: &TrainConfig,
+    model: CausalLm,
+    devices: usize,
+    dir: &Path,
+    resume: bool,
+    stop_at: usize,
+) -> Result<(Trained<CausalLm>, Vec<f64>)> {
     let (losses, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
     let (seen, told) = (losses.clone(), stop.clone());
     let device = peft_core::device::host().autodiff();
