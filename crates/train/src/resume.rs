@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 const MODEL: &str = "trained.bpk";
 const OPTIMIZER: &str = "optimizer.bpk";
 const STATE: &str = "state.json";
+/// CRC-32C of the other files, by name; it is written last.
+const CHECKSUMS: &str = "checksums.json";
 
 /// What the directories of checkpoints and of the parameters that did best are called, before the number of their step.
 const STEP: &str = "step-";
@@ -34,6 +36,8 @@ pub(crate) struct State {
     pub run: Identity,
     /// Loss of the first step.
     pub first_loss: f64,
+    /// Loss of the last step.
+    pub last_loss: f64,
     /// The best evaluation so far.
     #[serde(default)]
     pub best: Option<Best>,
@@ -48,15 +52,6 @@ pub(crate) struct Best {
     pub score: f64,
     /// Evaluations since then.
     pub since: usize,
-}
-
-/// The file of a checkpoint that is written last.
-#[derive(Serialize, Deserialize)]
-struct Stored {
-    #[serde(flatten)]
-    state: State,
-    /// CRC-32C of the other files, by name.
-    checksums: BTreeMap<String, u32>,
 }
 
 /// The checkpoints of one run, `step-<n>` in one directory.
@@ -113,11 +108,10 @@ impl CheckpointDir {
         save_trained(model, dir.path())?;
         let file = dir.path().join(OPTIMIZER);
         optimizer.to_record().save(&file).map_err(|e| Error::file(&file, e))?;
-        let checksums = [MODEL, OPTIMIZER].map(|name| Ok((name.to_string(), checksum(&dir.path().join(name))?)));
-        let stored = Stored { state: state.clone(), checksums: checksums.into_iter().collect::<Result<_>>()? };
-        let file = dir.path().join(STATE);
-        let text = serde_json::to_string_pretty(&stored).map_err(|e| Error::file(&file, e))?;
-        write_atomic(&file, text.as_bytes())?;
+        write_json(&dir.path().join(STATE), state)?;
+        let checksums = [MODEL, OPTIMIZER, STATE].map(|name| Ok((name, checksum(&dir.path().join(name))?)));
+        let checksums: BTreeMap<&str, u32> = checksums.into_iter().collect::<Result<_>>()?;
+        write_json(&dir.path().join(CHECKSUMS), &checksums)?;
         let kept = dir.commit()?;
         let all = self.named(STEP);
         all[..all.len().saturating_sub(keep)].iter().try_for_each(|(_, path)| remove(path))?;
@@ -134,20 +128,23 @@ impl CheckpointDir {
     ) -> Result<(M, ModuleOptimizer, Option<State>)> {
         self.tidy()?;
         for (_, path) in self.named(STEP).iter().filter(|(_, path)| !is_complete(path)) {
+            if is_of_an_earlier_version(path) {
+                return Err(Error::file(path, "was written by an earlier version, which this one cannot continue; --overwrite trains anew"));
+            }
             tracing::warn!("{} lacks some of its files and is ignored", path.display());
         }
-        let Some((_, dir)) = self.latest() else { return Ok((model, optimizer, None)) };
-        let file = dir.join(STATE);
-        let value: serde_json::Value = read_json(&file)?;
-        if value.get("checksums").is_none() {
-            return Err(Error::file(dir, "was written by an earlier version, which this one cannot continue; --overwrite trains anew"));
-        }
-        let Stored { state, checksums } = serde_json::from_value(value).map_err(|e| Error::file(&file, e))?;
-        state.run.check(run).map_err(|reason| Error::file(&dir, reason))?;
-        for name in [MODEL, OPTIMIZER] {
+        let Some((step, dir)) = self.latest() else { return Ok((model, optimizer, None)) };
+        let file = dir.join(CHECKSUMS);
+        let checksums: BTreeMap<String, u32> = read_json(&file).map_err(|e| damaged(&file, e))?;
+        for name in [MODEL, OPTIMIZER, STATE] {
             if checksums.get(name) != Some(&checksum(&dir.join(name))?) {
                 return Err(damaged(&dir.join(name), "its content is not what was written"));
             }
+        }
+        let state: State = read_json(&dir.join(STATE))?;
+        state.run.check(run).map_err(|reason| Error::file(&dir, reason))?;
+        if state.step != step {
+            return Err(damaged(&dir, format!("it holds step {}", state.step)));
         }
         let model = load_trained(model, &dir)?;
         let file = dir.join(OPTIMIZER);
@@ -178,7 +175,17 @@ impl CheckpointDir {
 }
 
 fn is_complete(checkpoint: &Path) -> bool {
-    [MODEL, OPTIMIZER, STATE].iter().all(|name| checkpoint.join(name).is_file())
+    [MODEL, OPTIMIZER, STATE, CHECKSUMS].iter().all(|name| checkpoint.join(name).is_file())
+}
+
+/// Earlier versions kept a fingerprint in place of an identity, and no checksums.
+fn is_of_an_earlier_version(checkpoint: &Path) -> bool {
+    read_json::<serde_json::Value>(&checkpoint.join(STATE)).is_ok_and(|state| state.get("fingerprint").is_some())
+}
+
+fn write_json(file: &Path, value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Error::file(file, e))?;
+    write_atomic(file, text.as_bytes())
 }
 
 /// Remove a directory so that no part of it is ever taken for the whole: it loses its name first.

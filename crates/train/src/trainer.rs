@@ -119,7 +119,11 @@ impl<M: Module + Sync + 'static, T: Task<M>> Trainer<M, T> {
                 (model, optimizer, None)
             }
         };
-        let (start, first_loss, best) = state.map_or((0, f64::NAN, None), |state| (state.step, state.first_loss, state.best));
+        let report = state.as_ref().map_or_else(
+            || Report { train_loss_first: f64::NAN, ..Report::default() },
+            |state| Report { steps: state.step, train_loss_first: state.first_loss, train_loss_last: state.last_loss, ..Report::default() },
+        );
+        let (start, best) = (report.steps, state.and_then(|state| state.best));
         let replicas = Replicas::new(&model, &self.devices);
         let mut hooks = self.hooks;
         if has_shared(&model) {
@@ -140,7 +144,7 @@ impl<M: Module + Sync + 'static, T: Task<M>> Trainer<M, T> {
             saved_best: best.as_ref().map(|best| best.step),
             best,
             begun_at: start,
-            report: Report { steps: start, train_loss_first: first_loss, ..Report::default() },
+            report,
             total_steps,
             steps_per_epoch,
             batches_per_step,
@@ -150,12 +154,9 @@ impl<M: Module + Sync + 'static, T: Task<M>> Trainer<M, T> {
         };
         let source = Source { task: run.task.clone(), plan, batches_per_step };
         let mut feed = Feed::begin(source, run.position());
-        while run.report.steps < total_steps {
+        while run.report.steps < total_steps && !run.has_stalled() {
             model = run.take_step(model, feed.next()?)?;
-            if run.has_stalled() {
-                break;
-            }
-            if self.stop.load(Ordering::SeqCst) && run.report.steps < total_steps {
+            if self.stop.load(Ordering::SeqCst) && run.report.steps < total_steps && !run.has_stalled() {
                 run.report.interrupted = Some(run.save(&model)?);
                 break;
             }
@@ -313,6 +314,7 @@ impl<M: Module + Sync + 'static, T: Task<M>> Run<M, T> {
             position: self.position(),
             run: self.identity.clone(),
             first_loss: self.report.train_loss_first,
+            last_loss: self.report.train_loss_last,
             best: self.best.clone(),
         };
         self.saved_best = state.best.as_ref().map(|best| best.step);
@@ -326,8 +328,11 @@ impl<M: Module + Sync + 'static, T: Task<M>> Run<M, T> {
                 self.report.best_step = Some(best.step);
                 if best.step != self.report.steps {
                     model = self.checkpoints.load_best(model, best.step)?;
-                    self.report.evaluation = self.task.evaluate(&model, self.config.batch_size)?;
+                    self.report.evaluation = None;
                 }
+            }
+            if self.report.evaluation.is_none() {
+                self.report.evaluation = self.task.evaluate(&model, self.config.batch_size)?;
             }
         }
         Ok(Trained { report: self.report.finished(training), model: model.valid() })

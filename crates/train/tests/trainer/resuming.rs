@@ -95,7 +95,7 @@ fn a_damaged_checkpoint_is_an_error_and_no_panic() {
     let dir = tempfile::tempdir().unwrap();
     train(&small(), model(), 1, dir.path(), false, 3).unwrap();
     let step = dir.path().join("checkpoints/step-3");
-    for name in ["trained.bpk", "optimizer.bpk", "state.json"] {
+    for name in ["trained.bpk", "optimizer.bpk", "state.json", "checksums.json"] {
         let file = step.join(name);
         let whole = std::fs::read(&file).unwrap();
         let flipped = |at: usize| {
@@ -111,6 +111,11 @@ fn a_damaged_checkpoint_is_an_error_and_no_panic() {
         }
         std::fs::write(&file, whole).unwrap();
     }
+    // Where it stands is not taken from a number that was changed.
+    let state = std::fs::read_to_string(step.join("state.json")).unwrap();
+    std::fs::write(step.join("state.json"), state.replace("\"step\": 3", "\"step\": 4")).unwrap();
+    assert!(refusal(&small(), model(), dir.path()).contains("state.json: is damaged: its content is not what was written"));
+    std::fs::write(step.join("state.json"), state).unwrap();
     assert_eq!(train(&small(), model(), 1, dir.path(), true, 0).unwrap().1.len(), 4, "undamaged, it goes on");
 }
 
@@ -169,6 +174,21 @@ fn the_best_parameters_are_those_that_the_checkpoint_knows() {
     let found = run(parts.path(), true, 0, 100);
     assert_eq!(found.report.best_step, Some(best));
     assert_eq!(parameters(&found.model), parameters(&expected.model));
+}
+
+#[test]
+fn a_run_that_was_killed_after_it_had_ended_early_ends_there_again() {
+    let optimizer = OptimizerConfig { lr: 0.3, ..config().optimizer };
+    let config = TrainConfig { eval_steps: Some(1), save_steps: Some(1), early_stopping_patience: Some(2), optimizer, ..config() };
+    let config = TrainConfig { max_steps: Some(60), ..config };
+    let dir = tempfile::tempdir().unwrap();
+    let run = |resume| {
+        let task = LanguageModelling::new(data(), 0).eval(data()[..3].to_vec());
+        Trainer::new(config.clone(), task, dir.path()).resume(resume).run(model()).unwrap().report
+    };
+    let (ended, again) = (run(false), run(true));
+    assert!(ended.steps < 60);
+    assert_eq!((again.steps, again.evaluation, again.train_loss_last), (ended.steps, ended.evaluation, ended.train_loss_last));
 }
 
 /// A model with one value that is not a number in the parameters that are trained, or in the others.
