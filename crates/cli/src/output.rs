@@ -11,9 +11,25 @@ pub fn print<T: Serialize>(json: bool, value: &T, text: impl std::fmt::Display) 
     emit(&format!("{line}\n"))
 }
 
+/// Tell the user something on stderr. Where nobody can be told, since stderr is closed or full, the work goes on.
+pub fn note(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr().lock(), "{}", plain(&text.to_string()));
+}
+
+/// Text without control characters, which would change the terminal that shows it: names in other people's files may hold any.
+fn plain(text: &str) -> String {
+    let shown = |c: char| match c {
+        '\n' | '\t' => c.to_string(),
+        c if c.is_control() => c.escape_default().to_string(),
+        c => c.to_string(),
+    };
+    text.chars().map(shown).collect()
+}
+
 /// Write to stdout; a reader that has gone away is an error like any other, not a panic.
 pub fn emit(text: &str) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
+    let text = if stdout.is_terminal() { plain(text) } else { text.to_string() };
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|e| Error::io("stdout", e))
 }
 
@@ -50,4 +66,14 @@ pub fn table(rows: &[Vec<String>]) -> String {
         cells.join("  ").trim_end().to_string()
     };
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plain;
+
+    #[test]
+    fn control_characters_are_shown_as_what_they_are() {
+        assert_eq!(plain("a\u{1b}[2Jb\r\n\tä\u{9b}"), "a\\u{1b}[2Jb\\r\n\tä\\u{9b}");
+    }
 }

@@ -231,7 +231,11 @@ impl Fisher {
             }
             if stop {
                 bar.finish_and_clear();
-                eprintln!("stopped after {} of {} examples; the same command goes on from there", fisher.examples(), rows.len());
+                output::note(format_args!(
+                    "stopped after {} of {} examples; the same command goes on from there",
+                    fisher.examples(),
+                    rows.len()
+                ));
                 interrupt.exit();
             }
         }
@@ -311,7 +315,7 @@ impl Kept {
     /// The number of examples that need not be looked at again.
     fn take_up<M: Module>(&self, fisher: &mut fisher::Fisher<M>) -> Result<usize> {
         if self.file.exists() && fisher.restore(&self.file, &self.fingerprint)? {
-            eprintln!("going on after {} examples of an earlier run", fisher.examples());
+            output::note(format_args!("going on after {} examples of an earlier run", fisher.examples()));
         }
         Ok(fisher.examples())
     }

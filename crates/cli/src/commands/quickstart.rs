@@ -1,6 +1,6 @@
 //! `peft quickstart`.
 
-use crate::commands::finetune::finetune;
+use crate::commands::finetune::{Ended, finetune};
 use crate::hub::{self, Kind};
 use crate::loading::{Text, load_adapted};
 use crate::output;
@@ -79,6 +79,7 @@ impl Quickstart {
         };
         let base = hub::resolve(&model, Kind::Model)?;
         let trained = finetune(&run.effective(&model), base, &adapter, false, false, &Show::default(), Default::default())?;
+        let Ended::Trained(trained) = trained else { unreachable!("a new directory holds no run") };
         let after = accuracy(&model, Some(&adapter), &eval)?;
         let outcome = Outcome {
             accuracy_before: before,
