@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{DType, Tensor, TensorData, bf16, f16};
 use peft_core::device::host;
 use peft_core::files::{
-    Checkpoint, Dtype, Metadata, OutputDir, TensorSource, pytorch_metadata, read_json, read_text, tensor_bytes, write_atomic,
+    Checkpoint, Dtype, Inputs, Metadata, OutputDir, TensorSource, pytorch_metadata, read_json, read_text, tensor_bytes, write_atomic,
     write_checkpoint, write_safetensors,
 };
 use peft_core::{Error, Result};
@@ -625,7 +625,7 @@ mod writing {
         let ours = dir.path().join("ours");
         write_atomic(&ours, b"").unwrap();
         assert_eq!(mode(&ours), mode(&plain));
-        let ours = OutputDir::create(&dir.path().join("out"), false).unwrap().commit().unwrap();
+        let ours = OutputDir::create(&dir.path().join("out"), false, &Inputs::none()).unwrap().commit().unwrap();
         assert_eq!(mode(&ours), mode(&plain_dir));
     }
 }
@@ -642,7 +642,7 @@ mod output_directories {
     fn a_directory_appears_with_commit_and_not_before() {
         let dir = dir();
         let path = dir.path().join("parent/out");
-        let out = OutputDir::create(&path, false).unwrap();
+        let out = OutputDir::create(&path, false, &Inputs::none()).unwrap();
         write_into(&out, "new");
         fs::create_dir(out.path().join("sub")).unwrap();
         fs::write(out.path().join("sub/y"), "").unwrap();
@@ -659,7 +659,7 @@ mod output_directories {
     #[test]
     fn without_commit_nothing_stays() {
         let dir = dir();
-        let out = OutputDir::create(&dir.path().join("out"), false).unwrap();
+        let out = OutputDir::create(&dir.path().join("out"), false, &Inputs::none()).unwrap();
         write_into(&out, "new");
         drop(out);
         assert!(names(dir.path()).is_empty());
@@ -671,15 +671,15 @@ mod output_directories {
         let path = dir.path().join("out");
         fs::create_dir(&path).unwrap();
         fs::write(path.join("old"), "old").unwrap();
-        assert!(matches!(OutputDir::create(&path, false), Err(Error::OutputExists(p)) if p == path));
+        assert!(matches!(OutputDir::create(&path, false, &Inputs::none()), Err(Error::OutputExists(p)) if p == path));
 
-        let out = OutputDir::create(&path, true).unwrap();
+        let out = OutputDir::create(&path, true, &Inputs::none()).unwrap();
         write_into(&out, "new");
         assert_eq!(names(&path), ["old"]);
         drop(out);
         assert_eq!(names(&path), ["old"]);
 
-        let out = OutputDir::create(&path, true).unwrap();
+        let out = OutputDir::create(&path, true, &Inputs::none()).unwrap();
         write_into(&out, "new");
         out.commit().unwrap();
         assert_eq!(names(&path), ["x"]);
@@ -691,7 +691,7 @@ mod output_directories {
         let dir = dir();
         let path = dir.path().join("out");
         fs::create_dir(&path).unwrap();
-        let out = OutputDir::create(&path, false).unwrap();
+        let out = OutputDir::create(&path, false, &Inputs::none()).unwrap();
         write_into(&out, "new");
         out.commit().unwrap();
         assert_eq!(names(&path), ["x"]);
@@ -701,7 +701,7 @@ mod output_directories {
     fn results_are_kept_if_their_place_is_taken_meanwhile() {
         let dir = dir();
         let path = dir.path().join("out");
-        let out = OutputDir::create(&path, false).unwrap();
+        let out = OutputDir::create(&path, false, &Inputs::none()).unwrap();
         write_into(&out, "days of work");
         let partial = out.path().to_owned();
         fs::create_dir(&path).unwrap();
@@ -716,14 +716,14 @@ mod output_directories {
     fn places_that_cannot_be_replaced_are_refused() {
         let dir = dir();
         let file = put(&dir, "file", "");
-        assert_eq!(message(OutputDir::create(&file, true), &file), "a file, where a directory is to be written");
-        assert!(matches!(OutputDir::create(&file.join("below"), true), Err(Error::Io { .. })));
+        assert_eq!(message(OutputDir::create(&file, true, &Inputs::none()), &file), "a file, where a directory is to be written");
+        assert!(matches!(OutputDir::create(&file.join("below"), true, &Inputs::none()), Err(Error::Io { .. })));
         let here = Path::new(".");
-        assert!(message(OutputDir::create(here, true), here).contains("working directory"));
+        assert!(message(OutputDir::create(here, true, &Inputs::none()), here).contains("working directory"));
         let root = Path::new("/");
-        assert!(message(OutputDir::create(root, true), root).contains("a name of its own"));
+        assert!(message(OutputDir::create(root, true, &Inputs::none()), root).contains("a name of its own"));
         let up = dir.path().join("absent/..");
-        assert!(OutputDir::create(&up, true).is_err());
+        assert!(OutputDir::create(&up, true, &Inputs::none()).is_err());
         assert_eq!(names(dir.path()), ["file"]);
     }
 
@@ -731,7 +731,7 @@ mod output_directories {
     #[test]
     fn a_mount_point_is_refused_before_any_work() {
         let proc = Path::new("/proc");
-        assert!(message(OutputDir::create(proc, true), proc).contains("a mount point"));
+        assert!(message(OutputDir::create(proc, true, &Inputs::none()), proc).contains("a mount point"));
     }
 
     #[cfg(unix)]
@@ -741,7 +741,7 @@ mod output_directories {
         let (real, link) = (dir.path().join("real"), dir.path().join("link"));
         fs::create_dir(&real).unwrap();
         std::os::unix::fs::symlink(&real, &link).unwrap();
-        let out = OutputDir::create(&link, false).unwrap();
+        let out = OutputDir::create(&link, false, &Inputs::none()).unwrap();
         write_into(&out, "new");
         out.commit().unwrap();
         assert!(link.is_symlink());
