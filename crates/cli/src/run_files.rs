@@ -3,7 +3,7 @@
 use crate::commands::report::PAGE_FILE;
 use crate::loading::Text;
 use crate::run::Run;
-use peft_core::files::write_atomic;
+use peft_core::files::{disk, write_atomic};
 use peft_core::{Error, Result, Summary};
 use peft_train::data::read_examples;
 use peft_train::report::{PARAMETERS_FILE, RunRecord, SAMPLES_FILE, SUMMARY_FILE, SampleTask, page, write_samples};
@@ -28,10 +28,7 @@ pub fn sample_task<'a>(run: &Run, text: &'a Text) -> Result<SampleTask<'a>> {
 pub fn begin(out: &Path, parameters: &Summary) -> Result<()> {
     // The directory may be that of an earlier run.
     for old in [SUMMARY_FILE, SAMPLES_FILE, PAGE_FILE] {
-        match std::fs::remove_file(out.join(old)) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(out.join(old), e)),
-            _ => {}
-        }
+        disk::remove_file(&out.join(old))?;
     }
     write_json(&out.join(PARAMETERS_FILE), parameters)
 }

@@ -70,7 +70,7 @@ impl CheckpointDir {
 
     /// Write a checkpoint, of which nothing is seen before it is complete, and remove all but the newest `keep`.
     pub(crate) fn save<M: Module>(&self, model: &M, optimizer: &ModuleOptimizer, state: &State, keep: usize) -> Result<PathBuf> {
-        let dir = OutputDir::create(&self.0.join(format!("step-{}", state.step)), true)?;
+        let dir = OutputDir::inside(&self.0.join(format!("step-{}", state.step)))?;
         save_trained(model, dir.path())?;
         let file = dir.path().join(OPTIMIZER);
         optimizer.to_record().save(&file).map_err(|e| Error::file(&file, e))?;
@@ -106,7 +106,7 @@ impl CheckpointDir {
 
     /// Keep the parameters as the best so far.
     pub(crate) fn save_best<M: Module>(&self, model: &M) -> Result<()> {
-        let dir = OutputDir::create(&self.0.join(BEST), true)?;
+        let dir = OutputDir::inside(&self.0.join(BEST))?;
         save_trained(model, dir.path())?;
         dir.commit().map(drop)
     }

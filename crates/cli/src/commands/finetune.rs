@@ -1,5 +1,6 @@
 //! `peft finetune`.
 
+use super::report::PAGE_FILE;
 use crate::data::{Data, Padding};
 use crate::hub::{self, Kind, Local};
 use crate::interrupt::Interrupt;
@@ -12,9 +13,10 @@ use burn::module::Module;
 use burn::tensor::{DType, Device};
 use clap::Args;
 use peft_adapters::PeftConfig;
-use peft_core::files::{INDEX_FILE, read_text, write_atomic};
-use peft_core::{Context, Error, Result, Summary, adapt, save_adapter};
+use peft_core::files::{INDEX_FILE, Inputs, RunDir, copy_checkpoint_files, read_text, write_atomic};
+use peft_core::{CONFIG_FILE, Context, Error, Result, Summary, TENSOR_FILE, adapt, save_adapter};
 use peft_models::CausalLm;
+use peft_train::report::{METRICS_FILE, PARAMETERS_FILE, SAMPLES_FILE, SUMMARY_FILE};
 use peft_train::{CheckpointDir, LanguageModelling, Report, Task, TrainConfig, Trained, Trainer};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -80,7 +82,8 @@ impl Finetune {
         let base = hub::resolve(run.required("model", &run.model)?, Kind::Model)?;
         let run = run.effective(&base.dir);
         let interrupt = Interrupt::listen()?;
-        let outcome = finetune(&run, base, &self.out, self.overwrite, self.resume, &self.show, interrupt.stop.clone())?;
+        let place = prepare(&run, &base, self.config.as_deref(), &self.out, self.overwrite, self.resume)?;
+        let outcome = finetune(&run, base, &self.out, place, self.resume, &self.show, interrupt.stop.clone())?;
         let Outcome { report, adapter_dir, page, .. } = &outcome;
         if let Some(checkpoint) = &report.interrupted {
             let text = format!("stopped after step {}; --resume continues from {}", report.steps, checkpoint.display());
@@ -105,8 +108,14 @@ impl Finetune {
 /// All settings of a run, beside its adapter.
 const RUN_FILE: &str = "run.yaml";
 
-/// Fine-tune as `run` says and save into `out`.
-pub fn finetune(run: &Run, base: Local, out: &Path, overwrite: bool, resume: bool, show: &Show, stop: Arc<AtomicBool>) -> Result<Outcome> {
+/// Fine-tune as `run` says and save into `out`, which is free.
+pub fn finetune_new(run: &Run, base: Local, out: &Path, show: &Show) -> Result<Outcome> {
+    let place = prepare(run, &base, None, out, false, false)?;
+    finetune(run, base, out, place, false, show, Arc::default())
+}
+
+/// Fine-tune as `run` says and save into `out`, of which `place` is the right to.
+fn finetune(run: &Run, base: Local, out: &Path, place: RunDir, resume: bool, show: &Show, stop: Arc<AtomicBool>) -> Result<Outcome> {
     run.required("data", &run.data)?;
     let config = run.peft_config()?;
     let train = run.train_config();
@@ -114,16 +123,17 @@ pub fn finetune(run: &Run, base: Local, out: &Path, overwrite: bool, resume: boo
     if let Some(config) = &config {
         config.method().validate()?;
     }
-    prepare(out, overwrite, resume)?;
     if resume {
         check_unfinished(out)?;
         check_continues(run, &out.join(RUN_FILE))?;
     }
-    let start = Start { run, base, config, train, devices: run.devices()?, out, resume, show, stop };
-    match peft_models::is_encoder(&start.base.dir) {
+    let start = Start { run, base, config, train, devices: run.devices()?, out, place: &place, resume, show, stop };
+    let outcome = match peft_models::is_encoder(&start.base.dir) {
         true => super::classify::finetune(start),
         false => finetune_decoder(start),
-    }
+    }?;
+    place.finish()?;
+    Ok(outcome)
 }
 
 /// What is known before data and model are read.
@@ -135,6 +145,7 @@ pub struct Start<'a> {
     pub train: TrainConfig,
     pub devices: Vec<Device>,
     pub out: &'a Path,
+    place: &'a RunDir,
     resume: bool,
     show: &'a Show,
     stop: Arc<AtomicBool>,
@@ -172,7 +183,7 @@ impl Start<'_> {
     /// Make the output directory and write there what is known before training.
     pub fn begin(&self, summary: &Summary) -> Result<()> {
         eprintln!("{summary}");
-        std::fs::create_dir_all(self.out).map_err(|e| Error::io(self.out, e))?;
+        self.place.begin(&FILES)?;
         write_atomic(&self.out.join(RUN_FILE), self.run.to_yaml()?.as_bytes())?;
         run_files::begin(self.out, summary)
     }
@@ -266,17 +277,29 @@ impl Outcome {
     }
 }
 
-/// Refuse an output directory with content, unless it may be written over or continued.
-fn prepare(out: &Path, overwrite: bool, resume: bool) -> Result<()> {
-    let has_content = match std::fs::read_dir(out) {
-        Ok(mut entries) => entries.next().is_some(),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
-        Err(e) => return Err(Error::io(out, e)),
-    };
-    if has_content && !overwrite && !resume {
-        return Err(Error::OutputExists(out.into()));
-    }
-    Ok(())
+/// What a run writes before it trains; of these `metrics.jsonl` is empty until then.
+const PREPARATION: [&str; 3] = [RUN_FILE, PARAMETERS_FILE, SAMPLES_FILE];
+/// What a run may leave in its directory, beside the weights.
+const FILES: [&str; 10] = [
+    RUN_FILE,
+    PARAMETERS_FILE,
+    SAMPLES_FILE,
+    METRICS_FILE,
+    SUMMARY_FILE,
+    PAGE_FILE,
+    CONFIG_FILE,
+    TENSOR_FILE,
+    super::classify::LABELS_FILE,
+    "checkpoints/",
+];
+
+/// The output directory: refused with content, unless it may be written over or continued, and where it would harm an input.
+fn prepare(run: &Run, base: &Local, config: Option<&Path>, out: &Path, overwrite: bool, resume: bool) -> Result<RunDir> {
+    let inputs = Inputs::none().and("the model", &base.dir).and_maybe("the data", run.data.as_ref());
+    let inputs = inputs.and_maybe("the evaluation data", run.eval.as_ref());
+    // A run that goes on may be given the settings that it has written.
+    let config = config.filter(|file| !(resume && file.parent() == Some(out)));
+    RunDir::open(out, overwrite || resume, &PREPARATION, &inputs.and_maybe("the settings", config))
 }
 
 /// Refuse to continue a run that is over: it has its adapter or weights, and no checkpoint.
@@ -301,20 +324,6 @@ fn check_continues(run: &Run, file: &Path) -> Result<()> {
         true => Ok(()),
         false => Err(Error::file(file, "--resume needs the settings of the run that it continues, which this file holds")),
     }
-}
-
-/// Copy a checkpoint's small files (configuration, tokenizer), without weights.
-pub fn copy_checkpoint_files(from: &Path, to: &Path) -> Result<()> {
-    let entries = std::fs::read_dir(from).map_err(|e| Error::io(from, e))?;
-    for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()) {
-        let name = path.file_name().unwrap_or_default();
-        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-        let is_index = name.to_string_lossy().ends_with(".index.json");
-        if matches!(extension, "json" | "jinja" | "txt" | "model") && !is_index {
-            std::fs::copy(&path, to.join(name)).map_err(|e| Error::io(&path, e))?;
-        }
-    }
-    Ok(())
 }
 
 /// Let `config.json` in `dir` name the type of the weights that were written.

@@ -27,10 +27,9 @@ const MODULES: &str = "modules.json";
 /// Chat templates by name, besides the usual one.
 const TEMPLATES: &str = "additional_chat_templates";
 /// Files of a tokenizer that hold no vocabulary.
-pub const TOKENIZER_SETTINGS: [&str; 4] =
-    ["tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json"];
+const TOKENIZER_SETTINGS: [&str; 4] = ["tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json"];
 /// Files of a tokenizer that hold a vocabulary: the names that the tokenizers of transformers have for them.
-pub const VOCABULARIES: [&str; 22] = [
+const VOCABULARIES: [&str; 22] = [
     "tokenizer.json",
     "tokenizer.model",
     "added_tokens.json",
@@ -63,10 +62,26 @@ pub const VOCABULARIES: [&str; 22] = [
 pub fn copy_checkpoint_files(from: &Path, to: &Path) -> Result<()> {
     copy_files(from, to, &[CONFIG])?;
     copy_model_files(from, to)?;
+    copy_tokenizer_settings(from, to)?;
+    copy_vocabularies(from, to)
+}
+
+/// Copies what belongs to the tokenizer in `from` beside its vocabulary into the directory `to`: its settings and chat templates.
+///
+/// # Errors
+/// As [`copy_checkpoint_files`].
+pub fn copy_tokenizer_settings(from: &Path, to: &Path) -> Result<()> {
     copy_files(from, to, &TOKENIZER_SETTINGS)?;
-    copy_files(from, to, &VOCABULARIES)?;
-    copy_matching(from, to, |name| name.ends_with(".tiktoken"))?;
     copy_directory(from, to, Path::new(TEMPLATES))
+}
+
+/// Copies the vocabulary of the tokenizer in `from` into the directory `to`.
+///
+/// # Errors
+/// As [`copy_checkpoint_files`].
+pub fn copy_vocabularies(from: &Path, to: &Path) -> Result<()> {
+    copy_files(from, to, &VOCABULARIES)?;
+    copy_matching(from, to, |name| name.ends_with(".tiktoken"))
 }
 
 /// Copies what belongs to the checkpoint in `from` beside weights, `config.json` and tokenizer into the directory `to`.
@@ -84,10 +99,7 @@ pub fn copy_model_files(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Copies those of the files `names` that the checkpoint in `from` has into the directory `to`.
-///
-/// # Errors
-/// As [`copy_checkpoint_files`].
-pub fn copy_files(from: &Path, to: &Path, names: &[&str]) -> Result<()> {
+fn copy_files(from: &Path, to: &Path, names: &[&str]) -> Result<()> {
     names.iter().try_for_each(|name| copy(from, to, Path::new(name)))
 }
 
@@ -131,7 +143,10 @@ fn inside(from: &Path, path: &Path) -> Result<PathBuf> {
     if place.starts_with(&dir) || blobs.is_some_and(|blobs| place.parent() == Some(&blobs)) {
         return Ok(place);
     }
-    Err(Error::file(path, format!("is a link to {}, outside the model's directory, and is not copied; put the file in its place", place.display())))
+    Err(Error::file(
+        path,
+        format!("is a link to {}, outside the model's directory, and is not copied; put the file in its place", place.display()),
+    ))
 }
 
 /// The directories of the parts of a model of sentence-transformers, such as `1_Pooling`.
@@ -154,8 +169,13 @@ fn has_code(dir: &Path) -> bool {
 
 /// Whether a file of this name in the directory of a model or an adapter is a part of it.
 pub(super) fn is_part_of_a_model(dir: &Path, name: &str) -> bool {
-    let lists: [&[&str]; 5] =
-        [&[CONFIG, CONFIG_FILE, TENSOR_FILE, MODEL_FILE, INDEX_FILE, "labels.json"], &MODEL_SETTINGS, &SENTENCE_SETTINGS, &TOKENIZER_SETTINGS, &VOCABULARIES];
+    let lists: [&[&str]; 5] = [
+        &[CONFIG, CONFIG_FILE, TENSOR_FILE, MODEL_FILE, INDEX_FILE, "labels.json"],
+        &MODEL_SETTINGS,
+        &SENTENCE_SETTINGS,
+        &TOKENIZER_SETTINGS,
+        &VOCABULARIES,
+    ];
     let is_listed = lists.iter().any(|list| list.contains(&name));
     let is_weights = ["model-", "model.", "pytorch_model", "adapter_model"].iter().any(|start| name.starts_with(start))
         && [".safetensors", ".bin", ".json"].iter().any(|end| name.ends_with(end));

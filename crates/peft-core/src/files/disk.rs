@@ -47,7 +47,8 @@ fn exchange_names(a: &Path, b: &Path) -> io::Result<()> {
     let name = |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other);
     let (a, b) = (name(a)?, name(b)?);
     // SAFETY: both names end with a zero byte and live until the call returns.
-    let failed = unsafe { libc::syscall(libc::SYS_renameat2, libc::AT_FDCWD, a.as_ptr(), libc::AT_FDCWD, b.as_ptr(), libc::RENAME_EXCHANGE) };
+    let failed =
+        unsafe { libc::syscall(libc::SYS_renameat2, libc::AT_FDCWD, a.as_ptr(), libc::AT_FDCWD, b.as_ptr(), libc::RENAME_EXCHANGE) };
     match (failed, io::Error::last_os_error()) {
         (0, _) => Ok(()),
         (_, e) if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => Err(io::ErrorKind::Unsupported.into()),

@@ -108,7 +108,9 @@ impl Input {
         let (what, path) = (&self.what, self.path.display());
         let reason = match conflict {
             Conflict::Same => format!("is {what}, {path}, or a link to it, which writing there would destroy; write to another place"),
-            Conflict::InputInside => format!("holds {what}, {path}, which writing there could destroy; write to a directory without inputs in it"),
+            Conflict::InputInside => {
+                format!("holds {what}, {path}, which writing there could destroy; write to a directory without inputs in it")
+            }
             Conflict::OutputInside => format!("lies in {what}, {path}, whose files are inputs; write to a place outside it"),
         };
         Error::file(out, reason)

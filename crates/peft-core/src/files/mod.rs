@@ -19,6 +19,7 @@ mod output_dir;
 mod output_file;
 mod place;
 mod run_dir;
+mod state;
 mod writer;
 
 use std::fs;
@@ -29,7 +30,7 @@ use serde::de::DeserializeOwned;
 use crate::{Error, Result};
 
 pub use checkpoint::Checkpoint;
-pub use checkpoint_files::{TOKENIZER_SETTINGS, VOCABULARIES, copy_checkpoint_files, copy_files, copy_model_files};
+pub use checkpoint_files::{copy_checkpoint_files, copy_model_files, copy_tokenizer_settings, copy_vocabularies};
 pub use floats::{decode, encode, float_bytes};
 pub use header::TensorInfo;
 pub use inputs::Inputs;
@@ -38,6 +39,7 @@ pub use output_dir::OutputDir;
 pub use output_file::OutputFile;
 pub use run_dir::RunDir;
 pub use safetensors::Dtype;
+pub use state::state_of;
 pub use writer::{Metadata, TensorBytes, TensorSource, pytorch_metadata, tensor_bytes, write_atomic, write_checkpoint, write_safetensors};
 
 /// The name of a checkpoint that is one file.

@@ -24,15 +24,15 @@ impl OutputFile {
     /// Prepares the file `path`, made from `inputs`.
     ///
     /// # Errors
-    /// [`Error::OutputExists`] if there is a file and `overwrite` is off; [`Error::File`] if `path` is an input or a file of one, is nothing
-    /// that a file can be written to, or is being written by another process; [`Error::Io`].
+    /// [`Error::File`] if there is a file and `overwrite` is off, or if `path` is an input or a file of one, is nothing that a file can be
+    /// written to, or is being written by another process; [`Error::Io`].
     pub fn create(path: &Path, overwrite: bool, inputs: &Inputs) -> Result<Self> {
         inputs.check_file(path)?;
         let lock = match Destination::of(path)? {
             Destination::Stream(_) => None,
             Destination::File(target) => {
                 if target.exists() && !overwrite {
-                    return Err(Error::OutputExists(path.into()));
+                    return Err(Error::file(path, "exists already; choose another name or pass --overwrite"));
                 }
                 let lock = Lock::take(&target)?;
                 if lock.is_sure() {
