@@ -18,6 +18,9 @@ use rand_chacha::ChaCha8Rng;
 use safetensors::tensor::TensorView;
 use tempfile::TempDir;
 
+#[path = "files/outputs.rs"]
+mod outputs;
+
 /// A safetensors file with this header, right or wrong, and this data.
 fn raw(header: &str, data: &[u8]) -> Vec<u8> {
     let mut file = (header.len() as u64).to_le_bytes().to_vec();
@@ -652,7 +655,8 @@ mod output_directories {
         assert!(name.starts_with(&format!(".out.partial-{}", std::process::id())), "{name}");
         assert_eq!(out.target(), path);
         assert_eq!(out.commit().unwrap(), path);
-        assert_eq!(names(&path), ["sub", "x"]);
+        assert_eq!(names(&path), [".peft-files", "sub", "x"]);
+        assert!(read_text(&path.join(".peft-files")).unwrap().ends_with("\nsub/y\nx\n"));
         assert_eq!(names(path.parent().unwrap()), ["out"]);
     }
 
@@ -669,20 +673,21 @@ mod output_directories {
     fn content_is_only_replaced_when_asked_and_only_by_commit() {
         let dir = dir();
         let path = dir.path().join("out");
-        fs::create_dir(&path).unwrap();
-        fs::write(path.join("old"), "old").unwrap();
+        let old = OutputDir::create(&path, false, &Inputs::none()).unwrap();
+        fs::write(old.path().join("old"), "old").unwrap();
+        old.commit().unwrap();
         assert!(matches!(OutputDir::create(&path, false, &Inputs::none()), Err(Error::OutputExists(p)) if p == path));
 
         let out = OutputDir::create(&path, true, &Inputs::none()).unwrap();
         write_into(&out, "new");
-        assert_eq!(names(&path), ["old"]);
+        assert_eq!(names(&path), [".peft-files", "old"]);
         drop(out);
-        assert_eq!(names(&path), ["old"]);
+        assert_eq!(names(&path), [".peft-files", "old"]);
 
         let out = OutputDir::create(&path, true, &Inputs::none()).unwrap();
         write_into(&out, "new");
         out.commit().unwrap();
-        assert_eq!(names(&path), ["x"]);
+        assert_eq!(names(&path), [".peft-files", "x"]);
         assert_eq!(names(dir.path()), ["out"]);
     }
 
@@ -694,7 +699,7 @@ mod output_directories {
         let out = OutputDir::create(&path, false, &Inputs::none()).unwrap();
         write_into(&out, "new");
         out.commit().unwrap();
-        assert_eq!(names(&path), ["x"]);
+        assert_eq!(names(&path), [".peft-files", "x"]);
     }
 
     #[test]
@@ -707,9 +712,15 @@ mod output_directories {
         fs::create_dir(&path).unwrap();
         fs::write(path.join("other"), "").unwrap();
         let message = message(out.commit(), &path);
-        assert!(message.contains(&format!("the complete files are in {}", partial.display())), "{message}");
-        assert_eq!(names(&partial), ["x"]);
+        let (_, complete) = message.split_once("the complete files are in ").unwrap();
+        assert!(!partial.exists() && complete.contains("/.out.complete-"), "{message}");
+        assert_eq!(names(Path::new(complete)), [".peft-files", "x"]);
         assert_eq!(names(&path), ["other"]);
+
+        // A later run leaves them alone.
+        fs::remove_file(path.join("other")).unwrap();
+        OutputDir::create(&path, false, &Inputs::none()).unwrap().commit().unwrap();
+        assert!(Path::new(complete).exists());
     }
 
     #[test]
@@ -745,6 +756,6 @@ mod output_directories {
         write_into(&out, "new");
         out.commit().unwrap();
         assert!(link.is_symlink());
-        assert_eq!(names(&real), ["x"]);
+        assert_eq!(names(&real), [".peft-files", "x"]);
     }
 }

@@ -25,6 +25,16 @@ impl Manifest {
         Self(text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).map(String::from).collect())
     }
 
+    /// Whether `dir` has a list.
+    pub fn is_in(dir: &Path) -> bool {
+        dir.join(FILE).is_file()
+    }
+
+    /// Removes the list from `dir`.
+    pub fn remove(dir: &Path) -> Result<()> {
+        disk::remove_file(&dir.join(FILE))
+    }
+
     /// Files of these names.
     pub fn of(files: impl IntoIterator<Item = String>) -> Self {
         Self(files.into_iter().collect())
@@ -69,7 +79,7 @@ fn collect_foreign(dir: &Path, prefix: &str, found: &mut Vec<String>) -> Result<
     walk(dir, "", &mut |path, file| {
         if !manifest.has(file) {
             // The innermost directory with a list decides.
-            let owner = path.ancestors().skip(1).take_while(|above| *above != dir).find(|above| above.join(FILE).is_file());
+            let owner = path.ancestors().skip(1).take_while(|above| *above != dir).find(|above| Manifest::is_in(above));
             match owner {
                 Some(owner) => inner.push(owner.to_path_buf()),
                 None => others.push(file.to_owned()),

@@ -23,7 +23,8 @@ pub struct RunDir {
     foreign: BTreeSet<String>,
     /// Whether there was nothing of worth before.
     is_new: bool,
-    existed: bool,
+    /// Whether somebody else has made the directory, who may want to keep it.
+    is_given: bool,
     is_finished: bool,
     _lock: Lock,
 }
@@ -40,8 +41,7 @@ impl RunDir {
     pub fn open(path: &Path, may_have_content: bool, preparation: &'static [&'static str], inputs: &Inputs) -> Result<Self> {
         inputs.check_dir(path)?;
         let dir = resolve(path)?;
-        let existed = dir.exists();
-        if existed && !dir.is_dir() {
+        if dir.exists() && !dir.is_dir() {
             return Err(Error::file(path, "a file, where a directory is to be written"));
         }
         let lock = Lock::take(&dir)?;
@@ -54,7 +54,8 @@ impl RunDir {
         if !is_new && !may_have_content {
             return Err(Error::OutputExists(path.into()));
         }
-        Ok(Self { dir, preparation, foreign, is_new, existed, is_finished: false, _lock: lock })
+        let is_given = dir.exists() && !Manifest::is_in(&dir);
+        Ok(Self { dir, preparation, foreign, is_new, is_given, is_finished: false, _lock: lock })
     }
 
     /// Makes the directory. `files` are those that the run may write, so that they are known as its own if it is cut; `NAME/` stands for all
@@ -82,10 +83,11 @@ impl RunDir {
     }
 
     fn clean(&self) -> Result<()> {
-        match self.existed {
-            false => disk::remove_dir_all(&self.dir),
-            true => manifest::files(&self.dir)?.iter().try_for_each(|file| disk::remove_file(&self.dir.join(file))),
+        if !self.is_given {
+            return disk::remove_dir_all(&self.dir);
         }
+        manifest::files(&self.dir)?.iter().try_for_each(|file| disk::remove_file(&self.dir.join(file)))?;
+        Manifest::remove(&self.dir)
     }
 }
 
