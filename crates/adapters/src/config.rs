@@ -6,7 +6,10 @@ use crate::scaling::Ia3Config;
 use burn::module::Module;
 use peft_core::files::Checkpoint;
 use peft_core::hf::{AdapterConfig, Kind, check_settings, default_targets};
-use peft_core::{CONFIG_FILE, Context, Error, Method, Names, Result, Summary, TENSOR_FILE, Targets, adapt, is_inside, load_tensors_from, resize_vocabulary};
+use peft_core::{
+    CONFIG_FILE, Context, Error, Method, Names, Result, Summary, TENSOR_FILE, Targets, adapt, is_inside, load_tensors_from,
+    resize_vocabulary,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -234,7 +237,9 @@ fn with_default_targets(config: &PeftConfig, tensors: &Checkpoint) -> Result<Pef
         && ia3.feedforward_modules.is_none()
     {
         // A scale of inputs is stored as one row.
-        let is_row = |module: &&String| tensors.keys().any(|key| key.contains(module.as_str()) && tensors.info(key).is_some_and(|i| i.shape[0] == 1));
+        let is_row = |module: &&String| {
+            tensors.keys().any(|key| key.contains(module.as_str()) && tensors.info(key).is_some_and(|i| i.shape[0] == 1))
+        };
         ia3.feedforward_modules = Some(Names::list(adapted.iter().filter(is_row)));
     }
     Ok(config)

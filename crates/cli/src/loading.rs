@@ -5,7 +5,7 @@ use burn::module::Module;
 use burn::tensor::{DType, Device};
 use clap::{Args, ValueEnum};
 use peft_adapters::PeftConfig;
-use peft_core::files::Checkpoint;
+use peft_core::files::{Checkpoint, Inputs};
 use peft_core::{CONFIG_FILE, Error, Result, TENSOR_FILE, device, resize_vocabulary};
 use peft_merge::compeft::{self, Expert};
 use peft_models::CausalLm;
@@ -65,6 +65,11 @@ impl ModelArgs {
             *adapter = hub::resolve(adapter, Kind::Adapter)?.dir;
         }
         Ok(())
+    }
+
+    /// What no output may harm.
+    pub fn inputs(&self) -> Inputs {
+        Inputs::none().and("the model", &self.model).and_maybe("the adapter", self.adapter.as_ref())
     }
 
     /// The model with its adapter active, for inference.

@@ -193,7 +193,9 @@ fn check_complete(adapter: &Lora, base: &Checkpoint, weights: &BTreeMap<String, 
         let is_matrix = name.ends_with(".weight") && base.info(key).is_some_and(|info| info.shape.len() == 2);
         let expected = match adapter.config.saved(module) {
             Some(entry) if !in_file.contains(name.as_str()) => format!("a tensor, as modules_to_save names `{entry}`"),
-            None if listed && is_matrix && !changed && selection.includes(module, true)? => "a change, as the configuration selects it".into(),
+            None if listed && is_matrix && !changed && selection.includes(module, true)? => {
+                "a change, as the configuration selects it".into()
+            }
             _ => continue,
         };
         return Err(Error::AdapterFile { file: adapter.tensors.path().into(), key: name, expected, found: "nothing".into() });

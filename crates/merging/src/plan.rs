@@ -335,7 +335,8 @@ impl<'r> Planner<'r> {
             return Ok((Box::new(Passthrough { scale: None }), format!("that of {}", slice.sources[*only].model)));
         }
         let method = self.recipe.method;
-        let shared = Asked { method, name, depth: *depth, scopes: &[&slice.parameters, &self.recipe.parameters], model: None, used: self.used };
+        let shared =
+            Asked { method, name, depth: *depth, scopes: &[&slice.parameters, &self.recipe.parameters], model: None, used: self.used };
         let base = self.base(site);
         let others = slice.sources.iter().zip(keys).enumerate().filter(|(i, _)| Some(*i) != base);
         let models = others.map(|(_, (source, key))| {

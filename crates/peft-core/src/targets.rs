@@ -405,7 +405,8 @@ mod tests {
         let paths = ["encoder.h.0.block.3.w", "encoder.h.1.block.0.w"];
         let sites = paths.map(|path| site(path, "Linear"));
         let with = |layer, pattern: Option<Names>| {
-            let targets = Targets { layers_to_transform: Some(Layers::One(layer)), layers_pattern: pattern, ..Targets::new(Names::list(["w"])) };
+            let targets =
+                Targets { layers_to_transform: Some(Layers::One(layer)), layers_pattern: pattern, ..Targets::new(Names::list(["w"])) };
             targets.select(&sites, |_| true).map(|found| found.into_iter().map(|s| s.module.clone()).collect::<Vec<_>>())
         };
         assert_eq!(with(0, None).unwrap(), [paths[0]]);

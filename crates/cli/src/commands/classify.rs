@@ -1,6 +1,6 @@
 //! Fine-tuning and measuring encoders that label texts.
 
-use super::finetune::{Outcome, Start, adapter_config, copy_checkpoint_files};
+use super::finetune::{Outcome, Start, adapter_config};
 use crate::data::Padding;
 use crate::loaded::{LABELS_FILE, text_classifier};
 use crate::loading::{ADAPTER, ModelArgs};
@@ -9,7 +9,7 @@ use crate::run::{MethodName, Run};
 use burn::module::Module;
 use burn::tensor::DType;
 use peft_adapters::PeftConfig;
-use peft_core::files::{Checkpoint, write_atomic};
+use peft_core::files::{Checkpoint, copy_checkpoint_files, write_atomic};
 use peft_core::{Error, Result, Summary, save_adapter};
 use peft_models::encoder::{EncoderConfig, SequenceClassifier};
 use peft_train::data::{Classified, Label, Labelled, Labels, TextTokenizer, read_labelled, split};

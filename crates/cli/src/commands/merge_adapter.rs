@@ -1,11 +1,10 @@
 //! `peft merge-adapter`.
 
-use crate::commands::finetune::copy_checkpoint_files;
 use crate::hub::{self, Kind};
 use crate::loaded::Loaded;
 use crate::output;
 use clap::Args;
-use peft_core::files::OutputDir;
+use peft_core::files::{Inputs, OutputDir, copy_checkpoint_files};
 use peft_core::{Result, device};
 use std::path::PathBuf;
 
@@ -28,7 +27,7 @@ pub struct MergeAdapter {
     /// Directory for the merged checkpoint.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Replace the output directory if it exists.
+    /// Replace the output directory if peft has written it.
     #[arg(long)]
     overwrite: bool,
     /// Where to compute: cpu, vulkan[:n] or cuda[:n].
@@ -38,10 +37,11 @@ pub struct MergeAdapter {
 
 impl MergeAdapter {
     pub fn run(self, json: bool) -> Result<()> {
-        let out = OutputDir::create(&self.out, self.overwrite)?;
         let device = device::parse(&self.device)?;
         let base = hub::resolve(&self.model, Kind::Model)?.dir;
         let adapter = hub::resolve(&self.adapter, Kind::Adapter)?.dir;
+        let inputs = Inputs::none().and("the model", &base).and("the adapter", &adapter);
+        let out = OutputDir::create(&self.out, self.overwrite, &inputs)?;
         let model = Loaded::read(&base, Some(&adapter), &device, None)?.merged()?;
         copy_checkpoint_files(&base, out.path())?;
         let bytes = model.save(out.path(), &base, SHARD_BYTES)?;

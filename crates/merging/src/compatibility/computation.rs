@@ -311,7 +311,8 @@ mod tests {
 
     #[test]
     fn parts_are_compared_by_their_own_settings() {
-        let of = |theta: f64| json!({ "model_type": "x", "text_config": { "rope_theta": theta }, "vision_config": { "hidden_act": "gelu" } });
+        let of =
+            |theta: f64| json!({ "model_type": "x", "text_config": { "rope_theta": theta }, "vision_config": { "hidden_act": "gelu" } });
         assert_eq!(differences(of(1e4), of(1e6)), ["text_config.rope_theta"]);
         assert_eq!(differences(of(1e4), json!({ "model_type": "x", "text_config": {} })), [""; 0]);
     }

@@ -87,9 +87,7 @@ impl Setting {
         match self {
             Self::One(value) => Some((0, value.number())),
             Self::Gradient(values) => Some((0, interpolate(values, t))),
-            Self::Filtered(entries) => {
-                entries.iter().position(|entry| entry.fits(name)).map(|i| (i, interpolate(&entries[i].value, t)))
-            }
+            Self::Filtered(entries) => entries.iter().position(|entry| entry.fits(name)).map(|i| (i, interpolate(&entries[i].value, t))),
         }
     }
 

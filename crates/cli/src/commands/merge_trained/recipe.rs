@@ -1,7 +1,7 @@
 //! Recipes of merges that are trained.
 
 use crate::hub::{self, Kind};
-use peft_core::files::read_text;
+use peft_core::files::{Inputs, read_text};
 use peft_core::{Error, Result};
 use peft_merge::adaptive::AdaMergingConfig;
 use peft_merge::atlas::{AtlasConfig, Objective};
@@ -152,6 +152,15 @@ impl Recipe {
         Ok(())
     }
 
+    /// What is read: the models and the data.
+    pub fn inputs(&self) -> Inputs {
+        let models = std::iter::once(&self.base).chain(&self.models);
+        let inputs = models.fold(Inputs::none(), |all, (name, dir)| all.and(format!("{name}, a model of the recipe"), dir));
+        self.data.iter().fold(inputs, |all, data| {
+            all.and(format!("the data of {}", data.task), &data.file).and_maybe(format!("the model of {}", data.task), data.model.as_ref())
+        })
+    }
+
     /// Examples of each task in a step.
     pub fn batch(&self) -> usize {
         match &self.settings {
@@ -203,7 +212,8 @@ fn parsed<T: DeserializeOwned>(parameters: Map<String, Value>) -> Result<T, Stri
     let understood = |parameters: Map<String, Value>| serde_json::from_value::<T>(Value::Object(parameters));
     understood(parameters.clone()).map_err(|e| {
         // Each has a default, so that one alone is understood unless it is what is wrong.
-        let alone = |(name, value): (&String, &Value)| understood(Map::from_iter([(name.clone(), value.clone())])).err().map(|e| (name.clone(), e));
+        let alone =
+            |(name, value): (&String, &Value)| understood(Map::from_iter([(name.clone(), value.clone())])).err().map(|e| (name.clone(), e));
         match parameters.iter().find_map(alone) {
             // A number that is not finite is no number of JSON.
             Some((name, _)) if parameters[&name].is_null() => format!("parameters: {name}: no value, or one that is not a finite number"),
