@@ -1,22 +1,16 @@
 //! What lies beside the weights of the result: configuration, tokenizer, chat template.
 
 use crate::alignment::Alignment;
-use crate::models::{Model, is_head};
+use crate::models::{Model, is_embedding, is_head, ties};
 use crate::plan::Plan;
 use crate::special_ids::GENERATION_FILE;
 use crate::templates;
 use crate::tokenizer::{TOKENIZER_FILE, Tokenizer};
-use peft_core::files::{Dtype, read_json, read_text, write_atomic};
+use peft_core::files::{Dtype, copy_model_files, copy_tokenizer_settings, copy_vocabularies, read_json, read_text, write_atomic};
 use peft_core::{Error, Result};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-/// Files of a tokenizer that hold no vocabulary.
-const SETTINGS: [&str; 4] = ["tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json"];
-/// Files of a tokenizer that hold a vocabulary.
-const VOCABULARIES: [&str; 6] = [TOKENIZER_FILE, "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "added_tokens.json"];
-/// What else belongs to a checkpoint.
-const OTHERS: [&str; 2] = ["preprocessor_config.json", "processor_config.json"];
 /// The file of a chat template, which goes before one in `tokenizer_config.json`.
 const TEMPLATE_FILE: &str = "chat_template.jinja";
 /// What configurations call the number of layers.
@@ -43,18 +37,18 @@ impl Plan {
     pub fn write_extras(&self, dir: &Path) -> Result<()> {
         write_json(&dir.join("config.json"), &self.config()?)?;
         let first = &self.models[0].dir;
-        copy(first, dir, &OTHERS)?;
+        copy_model_files(first, dir)?;
         if let Some(generation) = self.generation_config()? {
             write_json(&dir.join(GENERATION_FILE), &generation)?;
         }
         let donor = self.tokenizer_dir();
-        copy(&donor, dir, &SETTINGS)?;
+        copy_tokenizer_settings(&donor, dir)?;
         match self.remade()? {
             Some(alignment) => {
                 write_json(&dir.join(TOKENIZER_FILE), &alignment.tokenizer.json)?;
                 self.write_added_tokens(dir)?;
             }
-            None => copy(&donor, dir, &VOCABULARIES)?,
+            None => copy_vocabularies(&donor, dir)?,
         }
         if let Some(template) = self.chat_template()? {
             write_atomic(&dir.join(TEMPLATE_FILE), template.as_bytes())?;
@@ -109,8 +103,11 @@ impl Plan {
             }
         }
         self.fit_config(&mut config)?;
-        if self.head_comes_apart() {
+        if self.head_comes_apart() || (ties(&config) && self.has_own_head()) {
             config["tie_word_embeddings"] = false.into();
+            if config["text_config"].get("tie_word_embeddings").is_some() {
+                config["text_config"]["tie_word_embeddings"] = false.into();
+            }
         }
         if let Some(dtype) = self.weights.iter().filter(|weight| weight.rule.is_some()).find_map(|weight| dtype_name(weight.info.dtype)) {
             let key = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
@@ -152,6 +149,12 @@ impl Plan {
             let shared = weight.inputs.iter().filter(|input| !is_head(&input.key)).count();
             shared > 0 && shared < weight.inputs.len()
         })
+    }
+
+    /// Whether the result holds a head beside its embedding, so that they are two weights.
+    fn has_own_head(&self) -> bool {
+        let holds = |wanted: fn(&str) -> bool| self.weights.iter().any(|weight| wanted(&weight.name));
+        holds(is_head) && holds(is_embedding)
     }
 
     fn chat_template(&self) -> Result<Option<String>> {
@@ -201,13 +204,6 @@ fn dtype_name(dtype: Dtype) -> Option<&'static str> {
         Dtype::BF16 => Some("bfloat16"),
         _ => None,
     }
-}
-
-fn copy(from: &Path, to: &Path, names: &[&str]) -> Result<()> {
-    for name in names.iter().filter(|name| from.join(name).is_file()) {
-        std::fs::copy(from.join(name), to.join(name)).map_err(|e| Error::io(from.join(name), e))?;
-    }
-    Ok(())
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<()> {

@@ -262,7 +262,7 @@ impl<'r> Planner<'r> {
     }
 
     fn union<'m>(&self, models: &[&'m Model], wanted: impl Fn(&str) -> bool) -> BTreeSet<&'m str> {
-        models.iter().flat_map(|model| model.checkpoint.keys()).filter(|key| !is_ignored(key) && wanted(key)).collect()
+        models.iter().flat_map(|model| model.keys()).filter(|key| !is_ignored(key) && wanted(key)).collect()
     }
 
     fn site(&self, name: &str, slice: &'r Slice, depth: f64, models: &[&Model], keys: &[String]) -> Result<Site<'r>> {

@@ -6,6 +6,11 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+#[path = "data/chat.rs"]
+mod chat;
+#[path = "data/templates.rs"]
+mod templates;
+
 /// A directory that goes away with the test.
 struct Dir(PathBuf);
 
@@ -102,7 +107,8 @@ fn completion(prompt: &str, completion: &str) -> Example {
 }
 
 fn chat(messages: &[(&str, &str)]) -> Example {
-    example(Content::Chat { messages: messages.iter().map(|&(role, content)| Message::new(role, content)).collect() })
+    let messages: Vec<_> = messages.iter().map(|&(role, content)| Message::new(role, content)).collect();
+    example(Content::Chat(messages.into()))
 }
 
 fn config(max_length: usize, train_on_prompt: bool) -> EncodeConfig {
@@ -113,7 +119,9 @@ fn encode_with(dir: &Dir, template: Option<&str>, example: &Example, config: &En
     let tokenizer = dir.tokenizer();
     let tokens = SpecialTokens::load(dir)?;
     let template = template.map(|source| ChatTemplate::new(source, &tokens, "chat_template.jinja").unwrap());
-    Ok(encode_example(example, &tokenizer, template.as_ref(), config)?.map(|row| marked(&tokenizer, &row)))
+    let rows = encode_example(example, &tokenizer, template.as_ref(), config)?;
+    assert!(rows.len() < 2, "{}", rows.len());
+    Ok(rows.first().map(|row| marked(&tokenizer, row)))
 }
 
 fn encode(example: &Example) -> String {
@@ -146,7 +154,7 @@ fn every_shape_of_example_is_read() {
     let expected = [
         Content::Text { text: "a".into() },
         Content::Completion { prompt: prompt(), completion: "c".into(), answer: None },
-        Content::Chat { messages: vec![named] },
+        Content::Chat(vec![named].into()),
         Content::Choice { prompt: prompt(), choices: choices(), answer: 1 },
         Content::Choice { prompt: prompt(), choices: choices(), answer: 0 },
         Content::Question { prompt: prompt(), answer: "42".into() },
@@ -170,7 +178,7 @@ fn conversations_of_sharegpt_are_read() {
         {"conversations": [{"from": "system", "value": "s"}, {"from": "user", "value": "q"}, {"from": "observation", "value": "o"}], "system": ""}
         {"conversations": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}"#;
     let [first, second, third] = contents(lines).try_into().unwrap();
-    let Content::Chat { messages: spoken } = &first else { panic!("{first:?}") };
+    let Content::Chat(Conversation { messages: spoken, .. }) = &first else { panic!("{first:?}") };
     assert_eq!(spoken[2].extra["weight"], 1);
     let roles: Vec<_> = spoken.iter().map(|message| (message.role.as_str(), message.content.as_str())).collect();
     assert_eq!(roles, [("system", "s"), ("user", "q"), ("assistant", "a")]);
@@ -255,7 +263,8 @@ fn a_line_that_is_no_example_is_named_with_the_reason() {
         ("{}", "no known kind of example: found no keys"),
         ("{\"prompt\": \"p\"}", "no known kind of example: found the keys `prompt`"),
         ("{\"text\": 3}", "`text` must be a string, found a number"),
-        ("{\"prompt\": null, \"completion\": \"c\"}", "`prompt` must be a string, found nothing"),
+        ("{\"prompt\": null, \"completion\": \"c\"}", "no known kind of example: found the keys `completion`"),
+        ("{\"prompt\": 1, \"completion\": \"c\"}", "`prompt` must be a string or a list of messages, found a number"),
         ("{\"messages\": {}}", "`messages` must be a list, found an object"),
         ("{\"messages\": []}", "`messages` is empty"),
         ("{\"messages\": [\"hi\"]}", "`messages[0]`: must be an object with `role` and `content`, found a string"),
@@ -271,7 +280,10 @@ fn a_line_that_is_no_example_is_named_with_the_reason() {
         ),
         ("{\"conversations\": [{\"from\": \"gpt\", \"value\": \"v\"}], \"system\": 1}", "`system` must be a string, found a number"),
         ("{\"instruction\": \"i\", \"input\": 1, \"output\": \"o\"}", "`input` must be a string, found a number"),
-        ("{\"messages\": [{\"role\": \"user\", \"content\": [1]}]}", "`messages[0]`: `content` must be a string, found a list"),
+        (
+            "{\"messages\": [{\"role\": \"user\", \"content\": [1]}]}",
+            "`messages[0]`: `content` must be a string or a list of text parts, found a number in the list",
+        ),
         ("{\"prompt\": \"p\", \"choices\": []}", "`choices` is empty"),
         ("{\"prompt\": \"p\", \"choices\": [1]}", "`choices` must hold strings, found a number"),
         ("{\"prompt\": \"p\", \"choices\": \"ab\"}", "`choices` must be a list of strings, found a string"),
@@ -530,9 +542,19 @@ fn long_examples_lose_their_end_and_are_skipped_if_nothing_to_learn_is_left() {
     let rows = encoder.encode_all(&examples).unwrap();
     let rows: Vec<_> = rows.iter().map(|row| marked(&tokenizer, row)).collect();
     assert_eq!(rows, ["(<s>)[a][b][</s>]", "(<s>)[a][b][c]", "(<s>)(a)[b][c]"]);
-    let skipped = Skipped { empty: 1, nothing_to_learn: 0, too_long: 2 };
+    let skipped = Skipped { empty: 1, too_long: 2, ..Skipped::default() };
     let (mean_length, longest) = (4.0, 8);
-    let stats = EncodeStats { examples: 3, tokens: 12, supervised: 8, mean_length, longest, truncated: 2, cut_tokens: 6, skipped };
+    let stats = EncodeStats {
+        examples: 3,
+        tokens: 12,
+        supervised: 8,
+        mean_length,
+        longest,
+        truncated: 2,
+        cut_tokens: 6,
+        skipped,
+        ..EncodeStats::default()
+    };
     assert_eq!(encoder.stats(), stats);
 
     let encoder = || Encoder::new(&tokenizer, None, config(4, false)).unwrap();
@@ -550,9 +572,9 @@ fn an_example_without_a_token_to_learn_is_skipped_for_that() {
     let dir = Dir::new().with_json("tokenizer.json", byte_level());
     let tokenizer = dir.tokenizer();
     let mut encoder = Encoder::new(&tokenizer, None, EncodeConfig::default()).unwrap();
-    assert_eq!(encoder.encode(&completion("abc", "")).unwrap(), None);
-    assert_eq!(encoder.encode(&completion("", "")).unwrap(), None);
-    assert_eq!(encoder.stats().skipped, Skipped { empty: 1, nothing_to_learn: 1, too_long: 0 });
+    assert_eq!(encoder.encode(&completion("abc", "")).unwrap(), []);
+    assert_eq!(encoder.encode(&completion("", "")).unwrap(), []);
+    assert_eq!(encoder.stats().skipped, Skipped { empty: 1, nothing_to_learn: 1, ..Skipped::default() });
 }
 
 #[test]
@@ -673,7 +695,7 @@ fn a_sentencepiece_tokenizer_marks_completions_and_keeps_spaces_when_streaming()
     assert_eq!((tokenizer.bos_id(), tokenizer.eos_ids(), tokenizer.vocab_size()), (Some(1), &[2][..], 512));
 
     let (prompt, told) = ("Once upon a time", ", there was a little girl. 😀 é!");
-    let row = encode_example(&completion(prompt, told), &tokenizer, None, &EncodeConfig::default()).unwrap().unwrap();
+    let row = encode_example(&completion(prompt, told), &tokenizer, None, &EncodeConfig::default()).unwrap().remove(0);
     let first = row.labels_mask.iter().position(|&counts| counts).unwrap();
     assert!(row.labels_mask[first..].iter().all(|&counts| counts));
     let (given, learned) = row.ids.split_at(first);

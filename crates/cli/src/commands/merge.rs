@@ -7,7 +7,7 @@ use crate::hub::{self, Kind};
 use crate::output;
 use clap::Args;
 use indicatif::HumanBytes;
-use peft_core::files::OutputDir;
+use peft_core::files::{Inputs, OutputDir};
 use peft_core::{Error, Result};
 use peft_merge::{Finished, ModelDir, ModelRef, Plan, Recipe, Workshop};
 use serde::Serialize;
@@ -34,7 +34,7 @@ pub struct Merge {
     /// Directory for the merged checkpoint.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Replace the output directory if it exists.
+    /// Replace the output directory if peft has written it.
     #[arg(long)]
     overwrite: bool,
     /// Say what would be done, and do nothing.
@@ -113,22 +113,21 @@ impl Merge {
             let planned = DryRun::of(&plan, self.shard_size)?;
             return output::print(json, &planned, planned.text());
         }
+        // What is wrong with the place of the result is better known before the first of several merges.
+        let out = OutputDir::create(&self.out, self.overwrite, &self.inputs(&recipes, &recipe)?)?;
         let mut parts = Parts::default();
-        if !recipes.is_empty() {
-            // What is wrong with the place of the result is better known before the first of several merges.
-            drop(OutputDir::create(&self.out, self.overwrite)?);
-        }
         for recipe in recipes {
             let name = recipe.name.clone().unwrap_or_default();
             let place = parts.place(&self.out, &name)?;
             let plan = self.plan(recipe, &parts)?;
-            eprintln!("merging {name} first");
-            self.write(&plan, &place)?;
+            output::note(format_args!("merging {name} first"));
+            write(&plan, OutputDir::create(&place, self.overwrite, &plan.inputs())?, self.shard_size)?;
             parts.done.insert(name, place);
         }
         let plan = self.plan(recipe, &parts)?;
+        plan.inputs().check_dir(&self.out)?;
         let (plan, search) = self.search.choose(plan, self.seed.unwrap_or(0), &self.device)?;
-        let finished = self.write(&plan, &self.out)?;
+        let finished = write(&plan, out, self.shard_size)?;
         let outcome = Outcome {
             out: &finished.out,
             method: plan.recipe.method.name,
@@ -166,11 +165,16 @@ impl Merge {
         Ok(plan)
     }
 
-    fn write(&self, plan: &Plan, out: &Path) -> Result<Finished> {
-        let bar = output::byte_bar(plan.bytes(), "merging");
-        let finished = Workshop::open(plan, out, self.overwrite, self.shard_size)?.run(&|bytes| bar.inc(bytes))?;
-        bar.finish_and_clear();
-        Ok(finished)
+    /// What the merge reads, results of earlier documents of the recipe aside.
+    fn inputs(&self, earlier: &[Recipe], last: &Recipe) -> Result<Inputs> {
+        let is_part = |name: &ModelRef| earlier.iter().any(|recipe| recipe.name.as_ref() == Some(&name.model));
+        let names = earlier.iter().chain([last]).flat_map(Recipe::directories).filter(|name| !is_part(name));
+        let recipe = self.search.inputs(Inputs::none().and("the recipe", &self.recipe));
+        names.into_iter().try_fold(recipe, |all, name| {
+            let place = directory(name, &Parts::default())?;
+            let all = all.and(format!("{name}, a model of the recipe"), place.model);
+            Ok(all.and_maybe(format!("the adapter of {name}"), place.adapter))
+        })
     }
 
     fn run_trained(&self, json: bool) -> Result<()> {
@@ -220,15 +224,23 @@ impl<'a> DryRun<'a> {
 
 /// Where the models of a recipe and their adapters lie; hub ids are downloaded.
 fn directories(recipe: &Recipe, parts: &Parts) -> Result<BTreeMap<ModelRef, ModelDir>> {
-    let resolve = |name: &ModelRef| {
-        let model = match parts.done.get(&name.model) {
-            Some(part) => part.clone(),
-            None => hub::resolve(Path::new(&name.model), Kind::Model)?.dir,
-        };
-        let adapter = name.adapter.as_ref().map(|adapter| hub::resolve(Path::new(adapter), Kind::Adapter)).transpose()?;
-        Ok((name.clone(), ModelDir { model, adapter: adapter.map(|adapter| adapter.dir) }))
+    recipe.directories().into_iter().map(|name| Ok((name.clone(), directory(name, parts)?))).collect()
+}
+
+fn directory(name: &ModelRef, parts: &Parts) -> Result<ModelDir> {
+    let model = match parts.done.get(&name.model) {
+        Some(part) => part.clone(),
+        None => hub::resolve(Path::new(&name.model), Kind::Model)?.dir,
     };
-    recipe.directories().into_iter().map(resolve).collect()
+    let adapter = name.adapter.as_ref().map(|adapter| hub::resolve(Path::new(adapter), Kind::Adapter)).transpose()?;
+    Ok(ModelDir { model, adapter: adapter.map(|adapter| adapter.dir) })
+}
+
+fn write(plan: &Plan, out: OutputDir, shard_bytes: u64) -> Result<Finished> {
+    let bar = output::byte_bar(plan.bytes(), "merging");
+    let finished = Workshop::at(plan, out, shard_bytes)?.run(&|bytes| bar.inc(bytes))?;
+    bar.finish_and_clear();
+    Ok(finished)
 }
 
 /// A number of bytes as people write it: 300MB, 5GB, or without a unit.

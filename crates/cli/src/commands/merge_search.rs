@@ -5,7 +5,7 @@ use crate::loading::Text;
 use crate::output;
 use burn::tensor::{DType, Device};
 use clap::Args;
-use peft_core::files::Checkpoint;
+use peft_core::files::{Checkpoint, Inputs};
 use peft_core::{Error, Result, device};
 use peft_merge::{Candidates, Plan, candidates};
 use peft_models::encoder::{EncoderConfig, SequenceClassifier};
@@ -54,6 +54,11 @@ impl Search {
     /// Whether weights are searched for.
     pub fn is_asked_for(&self) -> bool {
         !self.evaluate.is_empty()
+    }
+
+    /// `inputs`, and the files of the evaluation.
+    pub fn inputs(&self, inputs: Inputs) -> Inputs {
+        self.evaluate.iter().fold(inputs, |all, file| all.and("the data of the evaluation", file))
     }
 
     /// An error if weights are searched for in vain.

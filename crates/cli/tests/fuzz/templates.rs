@@ -18,7 +18,7 @@ fn read(source: &str, messages: Vec<Message>) -> peft_core::Result<()> {
     template.render(&messages, true)?;
     let tokenizer = TextTokenizer::load(tiny())?;
     let config = EncodeConfig { max_length: 64, ..EncodeConfig::default() };
-    let example = Example::new(Content::Chat { messages }, "data.jsonl", 1);
+    let example = Example::new(Content::Chat(messages.into()), "data.jsonl", 1);
     Encoder::new(&tokenizer, Some(&template), config)?.encode_all(&[example]).map(drop)
 }
 

@@ -1,7 +1,7 @@
 //! Examples in one JSON array.
 
-use super::jsonl::Content;
-use super::shapes::{kind, parse_object};
+use super::messages::kind;
+use super::shapes::{Parsed, parse_object};
 use serde_json::{Deserializer, Value};
 
 /// The examples of an array, each with the line it begins in. Ends with the first that is none.
@@ -20,7 +20,7 @@ impl<'a> Elements<'a> {
     }
 
     /// The next example and its line; none at the end of the array.
-    fn element(&mut self) -> Result<Option<(usize, Content)>, String> {
+    fn element(&mut self) -> Result<Option<(usize, Parsed)>, String> {
         let is_first = self.take(b'[');
         if self.take(b']') {
             let rest = self.next_byte().map(|_| "expected nothing after the array; a file is one array, or has one object per line");
@@ -68,7 +68,7 @@ impl<'a> Elements<'a> {
 }
 
 impl Iterator for Elements<'_> {
-    type Item = (usize, Result<Content, String>);
+    type Item = (usize, Result<Parsed, String>);
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.ended {

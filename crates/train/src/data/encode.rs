@@ -1,10 +1,11 @@
 //! Examples to token ids, with a mark on every token that is to be learned.
 
-use super::jsonl::{Content, Example, Message};
+use super::conversation::Conversation;
+use super::jsonl::{Content, Example};
 use super::stats::{EncodeStats, Skip};
 use super::template::ChatTemplate;
 use super::tokenizer::{Piece, TextTokenizer};
-use super::turns::{Turn, assistant_turns};
+use super::turns::{Row, Rows, Turn, Turns};
 use peft_core::{Error, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -83,35 +84,39 @@ impl<'a> Encoder<'a> {
         self.stats
     }
 
-    /// The sequence of one example, or `None` if it is [left out](Skip).
+    /// The sequences of one example; none if it is [left out](Skip).
     ///
     /// - `text`: all of it counts, and the end-of-sequence token, which is added if missing.
     /// - `prompt`, `completion`: tokenised as one text; tokens that reach into the completion count, and the end-of-sequence token.
-    /// - `messages`: the rendering of the chat template; every assistant message counts, through the special token that closes it.
-    ///   Nothing is added to what the template writes.
+    /// - `messages`: the rendering of the chat template; all that the assistant writes counts, through the special token that closes
+    ///   each of its messages. Nothing is added to what the template writes. A sequence for each of these messages if the template
+    ///   writes earlier ones anew when the conversation goes on, else one.
     /// - `instruction`, `output`: one of the last two; see [`Content::posed`].
     ///
     /// Fails, naming the example's line, on examples for evaluation, on conversations if there is no chat template, if the template
     /// refuses the conversation, or if it does not show which part is the assistant's.
-    pub fn encode(&mut self, example: &Example) -> Result<Option<Encoded>> {
+    pub fn encode(&mut self, example: &Example) -> Result<Vec<Encoded>> {
         let made = self.make(example)?;
-        Ok(self.count(made))
+        Ok(made.into_iter().filter_map(|made| self.count(made)).collect())
     }
 
     /// What becomes of one example, not yet counted.
-    pub(super) fn make(&self, example: &Example) -> Result<Made> {
+    pub(super) fn make(&self, example: &Example) -> Result<Vec<Made>> {
+        if !example.wanted {
+            return Ok(vec![Made::left_out(Skip::Unwanted, 0)]);
+        }
         let content = example.content.posed(self.template.is_some());
         let row = match content.as_ref() {
-            Content::Text { text } if text.is_empty() => return Ok(Made { row: Err(Skip::Empty), length: 0 }),
+            Content::Text { text } if text.is_empty() => return Ok(vec![Made::left_out(Skip::Empty, 0)]),
             Content::Text { text } => self.text(text)?,
             Content::Completion { prompt, completion, .. } => self.completion(prompt, completion)?,
-            Content::Chat { messages } => self.chat(example, messages)?,
+            Content::Chat(conversation) => return self.chat(example, conversation),
             Content::Instruction { .. } => unreachable!("posed as a conversation or as a prompt"),
             Content::Choice { .. } | Content::Question { .. } => {
                 return Err(example.error("`prompt` with `answer` is for evaluation only; training needs a `completion`"));
             }
         };
-        Ok(self.fit(row))
+        Ok(vec![self.fit(row)])
     }
 
     /// Count what became of an example.
@@ -120,15 +125,17 @@ impl<'a> Encoder<'a> {
             Ok(row) => self.stats.made(row.ids.len(), row.supervised(), made.length),
             Err(why) => self.stats.skipped(*why),
         }
+        self.stats.split += usize::from(made.splits);
+        self.stats.incomplete += usize::from(made.lacks);
         made.row.ok()
     }
 
     /// The sequences of all examples that have anything to learn, made on all cores; fails if none has.
     pub fn encode_all(&mut self, examples: &[Example]) -> Result<Vec<Encoded>> {
-        let made: Vec<Result<Made>> = examples.par_iter().map(|example| self.make(example)).collect();
+        let made: Vec<Result<Vec<Made>>> = examples.par_iter().map(|example| self.make(example)).collect();
         let mut rows = Vec::with_capacity(examples.len());
         for made in made {
-            rows.extend(self.count(made?));
+            rows.extend(made?.into_iter().filter_map(|made| self.count(made)));
         }
         self.check_any(rows.len())?;
         Ok(rows)
@@ -138,6 +145,7 @@ impl<'a> Encoder<'a> {
     pub(super) fn check_any(&self, rows: usize) -> Result<()> {
         let (max, skipped) = (self.config.max_length, self.stats.skipped);
         if rows > 0 {
+            self.stats.warn();
             return Ok(());
         }
         let remedy = if skipped.too_long > 0 { format!("; choose a max_length above {max}") } else { String::new() };
@@ -156,22 +164,53 @@ impl<'a> Encoder<'a> {
         Ok(self.closed(Encoded::new(&pieces, counts)))
     }
 
-    fn chat(&self, example: &Example, messages: &[Message]) -> Result<Encoded> {
+    fn chat(&self, example: &Example, conversation: &Conversation) -> Result<Vec<Made>> {
         let template = self.template.ok_or_else(|| example.error(NO_TEMPLATE))?;
-        let text = template.try_render(messages, false).map_err(|reason| example.error(reason))?;
-        let pieces = self.tokenizer.pieces(&text, false)?;
+        let failed = |reason| example.error(reason);
+        let (conversation, text) = template.show(conversation, false).map_err(failed)?;
+        let turns = Turns::new(template, &conversation);
         if self.config.train_on_prompt {
-            return Ok(Encoded::new(&pieces, |_, _| true));
+            return Ok(vec![self.row(&turns.whole(text).map_err(failed)?, true)?]);
         }
-        let turns = assistant_turns(template, messages, &text).map_err(|reason| example.error(reason))?;
-        if turns.is_empty() {
+        if conversation.messages.iter().all(|message| message.role != "assistant") {
             return Err(example.error("`messages` holds no assistant message to learn; pass --train-on-prompt to learn the others"));
         }
-        let mut counted = vec![false; pieces.len()];
-        for turn in &turns {
+        match turns.rows(text).map_err(failed)? {
+            Rows::One(row) => Ok(vec![self.row(&row, false)?]),
+            Rows::Each(indices) => self.each_turn(example, &turns, &indices),
+        }
+    }
+
+    /// A row for each of some messages. They grow, so that none fits behind one whose turn does not.
+    fn each_turn(&self, example: &Example, turns: &Turns, indices: &[usize]) -> Result<Vec<Made>> {
+        let (mut made, mut unclear): (Vec<Made>, _) = (Vec::new(), None);
+        for index in indices {
+            let too_long = made.last().is_some_and(|last| matches!(last.row, Err(Skip::TooLong)));
+            made.push(match turns.row(*index) {
+                _ if too_long => Made::left_out(Skip::TooLong, 0),
+                Ok(row) => self.row(&row, false)?,
+                Err(reason) => {
+                    unclear.get_or_insert(reason);
+                    Made::left_out(Skip::Unclear, 0)
+                }
+            });
+        }
+        match unclear {
+            Some(reason) if made.iter().all(|made| matches!(made.row, Err(Skip::Unclear))) => Err(example.error(reason)),
+            _ => {
+                made.iter_mut().take(1).for_each(|first| first.splits = indices.len() > 1);
+                Ok(made)
+            }
+        }
+    }
+
+    fn row(&self, row: &Row, everything: bool) -> Result<Made> {
+        let pieces = self.tokenizer.pieces(&row.text, false)?;
+        let mut counted = vec![everything; pieces.len()];
+        for turn in &row.turns {
             mark(turn, &pieces, &mut counted, |id| self.tokenizer.is_special(id));
         }
-        Ok(Encoded::new(&pieces, |i, _| counted[i]))
+        Ok(Made { lacks: row.lacks, ..self.fit(Encoded::new(&pieces, |i, _| counted[i])) })
     }
 
     /// With the end-of-sequence token.
@@ -188,16 +227,15 @@ impl<'a> Encoder<'a> {
     /// Without what is beyond `max_length`.
     fn fit(&self, mut row: Encoded) -> Made {
         let length = row.ids.len();
-        let left_out = |why| Made { row: Err(why), length };
         if row.supervised() == 0 {
-            return left_out(if length < 2 { Skip::Empty } else { Skip::NothingToLearn });
+            return Made::left_out(if length < 2 { Skip::Empty } else { Skip::NothingToLearn }, length);
         }
         row.ids.truncate(self.config.max_length);
         row.labels_mask.truncate(self.config.max_length);
         if row.supervised() == 0 {
-            return left_out(Skip::TooLong);
+            return Made::left_out(Skip::TooLong, length);
         }
-        Made { row: Ok(row), length }
+        Made { row: Ok(row), length, lacks: false, splits: false }
     }
 }
 
@@ -208,6 +246,16 @@ pub(super) struct Made {
     pub row: Result<Encoded, Skip>,
     /// Its tokens before it was cut.
     pub length: usize,
+    /// Whether its text lacks something that the messages say.
+    pub lacks: bool,
+    /// Whether it is the first of several that come from one conversation.
+    pub splits: bool,
+}
+
+impl Made {
+    fn left_out(why: Skip, length: usize) -> Self {
+        Self { row: Err(why), length, lacks: false, splits: false }
+    }
 }
 
 const NO_TEMPLATE: &str = "`messages` need a chat template, and the checkpoint has none (no chat_template.jinja, no `chat_template` in \
@@ -219,7 +267,7 @@ pub fn encode_example(
     tokenizer: &TextTokenizer,
     template: Option<&ChatTemplate>,
     config: &EncodeConfig,
-) -> Result<Option<Encoded>> {
+) -> Result<Vec<Encoded>> {
     Encoder::new(tokenizer, template, config.clone())?.encode(example)
 }
 
@@ -255,8 +303,9 @@ fn mark(turn: &Turn, pieces: &[Piece], counted: &mut [bool], is_special: impl Fn
     // Tokenizers that trim spaces from the places of tokens report a token of spaces as empty, at its end.
     let spoken = |p: &Piece| p.end > turn.start && (p.start < turn.content_end || p.end <= turn.content_end);
     let closing = |p: &Piece| p.end > turn.content_end && p.end <= turn.limit;
+    let given = |p: &Piece| turn.holes.iter().any(|(start, end)| p.start < *end && p.end > *start);
     let last_special = pieces.iter().rposition(|p| closing(p) && is_special(p.id)).unwrap_or(pieces.len());
     for (i, piece) in pieces.iter().enumerate() {
-        counted[i] |= spoken(piece) || (closing(piece) && i <= last_special);
+        counted[i] |= (spoken(piece) && !given(piece)) || (closing(piece) && i <= last_special);
     }
 }

@@ -25,7 +25,7 @@ fn conversation(instruction: &str, input: Option<&str>, output: &str, system: Op
     let asked = input.map_or_else(|| instruction.into(), |input| format!("{instruction}\n\n{input}"));
     let system = system.map(|system| Message::new("system", system));
     let messages = system.into_iter().chain([Message::new("user", asked), Message::new("assistant", output)]);
-    Content::Chat { messages: messages.collect() }
+    Content::Chat(messages.collect::<Vec<_>>().into())
 }
 
 fn prompt(instruction: &str, input: Option<&str>, system: Option<&str>) -> String {

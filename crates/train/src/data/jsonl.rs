@@ -1,7 +1,10 @@
 //! Examples from data files: JSON Lines, one object per line, or a JSON array of objects.
 
 use super::array::Elements;
-use super::shapes::{kind, parse_object};
+use super::conversation::Conversation;
+use super::keys::Unused;
+use super::messages::kind;
+use super::shapes::{Parsed, parse_object};
 use peft_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -13,17 +16,27 @@ use std::sync::Arc;
 pub struct Message {
     /// Who speaks: `system`, `developer`, `user`, `assistant` or `tool`.
     pub role: String,
-    /// What is said.
+    /// What is said; empty where the file has null or nothing.
     pub content: String,
     /// Further keys, which chat templates may read: `name`, `reasoning_content`, `tool_calls`, …
     #[serde(flatten)]
     pub extra: Map<String, Value>,
+    /// The content as templates get it, where that is not the string: null, a list of parts, an object.
+    #[serde(skip)]
+    pub(super) form: Option<Value>,
+    /// Whether it is to be learned if the assistant says it.
+    #[serde(skip, default = "learned")]
+    pub(super) learned: bool,
+}
+
+fn learned() -> bool {
+    true
 }
 
 impl Message {
     /// A message without further keys.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into(), extra: Map::new() }
+        Self { role: role.into(), content: content.into(), extra: Map::new(), form: None, learned: true }
     }
 }
 
@@ -45,10 +58,7 @@ pub enum Content {
         answer: Option<String>,
     },
     /// `{"messages": […]}`: what the assistant says is to be learned.
-    Chat {
-        /// The conversation, at least one message.
-        messages: Vec<Message>,
-    },
+    Chat(Conversation),
     /// `{"instruction", "input", "output"}`, Alpaca's form: the output is to be learned. [`posed`](Self::posed) says how it is written.
     Instruction {
         /// What is to be done.
@@ -83,6 +93,8 @@ pub enum Content {
 pub struct Example {
     /// What it holds.
     pub content: Content,
+    /// Whether it is to be learned: not if it is an answer that its file marks as bad.
+    pub wanted: bool,
     /// The data file.
     pub file: Arc<Path>,
     /// The line in it, from 1.
@@ -92,7 +104,12 @@ pub struct Example {
 impl Example {
     /// An example that errors attribute to `file` and `line`.
     pub fn new(content: Content, file: impl AsRef<Path>, line: usize) -> Self {
-        Self { content, file: file.as_ref().into(), line }
+        Self { content, wanted: true, file: file.as_ref().into(), line }
+    }
+
+    /// The example of a line.
+    pub(super) fn parsed(parsed: Parsed, file: &Arc<Path>, line: usize) -> Self {
+        Self { content: parsed.content, wanted: parsed.wanted, file: file.clone(), line }
     }
 
     /// An error about this example.
@@ -103,7 +120,7 @@ impl Example {
 
 /// Read all examples of a file: JSON Lines, or one JSON array of objects.
 ///
-/// Blank lines are skipped, keys that no form uses are ignored. An object that has the keys of several forms is read as the first of
+/// Blank lines are skipped, keys that no form uses are ignored; those that mean something elsewhere are warned of. An object that has the keys of several forms is read as the first of
 /// messages, conversations, choices, completion, answer, instruction, text. Fails with the file and line of the first object that is
 /// not an example, and if there is no example at all.
 pub fn read_examples(path: impl AsRef<Path>) -> Result<Vec<Example>> {
@@ -114,13 +131,14 @@ pub fn read_examples(path: impl AsRef<Path>) -> Result<Vec<Example>> {
     }
     let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes);
     let file: Arc<Path> = path.into();
-    let mut examples = Vec::new();
-    let mut take = |line: usize, content: Result<Option<Content>, String>| match content {
-        Ok(content) => {
-            examples.extend(content.map(|content| Example { content, file: file.clone(), line }));
-            Ok(())
+    let (mut examples, mut unused) = (Vec::new(), Unused::default());
+    let mut take = |line: usize, parsed: Result<Option<Parsed>, String>| {
+        let parsed = parsed.map_err(|reason| Error::Data { file: path.into(), line, reason })?;
+        if let Some(parsed) = parsed {
+            unused.add(&parsed.unused);
+            examples.push(Example::parsed(parsed, &file, line));
         }
-        Err(reason) => Err(Error::Data { file: path.into(), line, reason }),
+        Ok(())
     };
     match bytes.trim_ascii_start().first() {
         Some(b'[') => Elements::new(bytes).try_for_each(|(line, content)| take(line, content.map(Some)))?,
@@ -129,6 +147,7 @@ pub fn read_examples(path: impl AsRef<Path>) -> Result<Vec<Example>> {
     if examples.is_empty() {
         return Err(Error::file(path, NO_EXAMPLES));
     }
+    unused.warn(path);
     Ok(examples)
 }
 
@@ -140,7 +159,7 @@ pub(super) const COMPRESSED: &str = "is compressed; unpack it first, with gunzip
 pub(super) const NO_EXAMPLES: &str = "holds no examples";
 
 /// The example of a line, or nothing for a blank one.
-pub(super) fn parse_line(line: &[u8]) -> Result<Option<Content>, String> {
+pub(super) fn parse_line(line: &[u8]) -> Result<Option<Parsed>, String> {
     let line = std::str::from_utf8(line).map_err(|e| format!("not valid UTF-8 at byte {}", e.valid_up_to() + 1))?;
     if line.trim().is_empty() {
         return Ok(None);

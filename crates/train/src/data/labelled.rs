@@ -1,7 +1,8 @@
 //! Labelled texts from JSON Lines files, and the set of their labels.
 
 use super::jsonl::json_reason;
-use super::shapes::{kind, string};
+use super::messages::kind;
+use super::shapes::string;
 use peft_core::{Error, Result};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;

@@ -1,82 +1,176 @@
 //! The forms that an example of a data file can have.
 
+use super::conversation::Conversation;
 use super::jsonl::{Content, Message};
+use super::keys;
+use super::messages::{kind, message, messages};
+use super::template::Variables;
 use serde_json::{Map, Value};
 
-const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 const SHAPES: &str = r#"{"text"}, {"prompt", "completion"}, {"messages": [{"role", "content"}, …]}, {"conversations": [{"from", "value"}, …]}, {"instruction", "input", "output"}, and for evaluation {"prompt", "choices", "answer"} or {"prompt", "answer"}"#;
 
-/// The example that an object holds, or why it is none.
-pub(super) fn parse_object(object: &Map<String, Value>) -> Result<Content, String> {
+/// What an object of a data file is read as.
+#[derive(Debug)]
+pub(super) struct Parsed {
+    pub content: Content,
+    /// Whether it is an answer to be learned, not one that is marked as bad.
+    pub wanted: bool,
+    /// Keys of [`keys::KEYS`] that do nothing here.
+    pub unused: Vec<&'static str>,
+}
+
+/// The example that an object holds, or why it is none. A key with null is as absent: so tables write what a row lacks.
+pub(super) fn parse_object(object: &Map<String, Value>) -> Result<Parsed, String> {
+    let present = without_nulls(object);
+    let (content, form) = parse_content(&present).map_err(|reason| with_nulls_named(reason, object, &present))?;
+    let wanted = !(form.acts("label", &present, &content) && present["label"] == Value::Bool(false));
+    let unused = keys::unused(&present, |key| form.acts(key, &present, &content));
+    Ok(Parsed { content, wanted, unused })
+}
+
+/// The forms, by what further keys mean in them.
+#[derive(Clone, Copy, PartialEq)]
+enum Form {
+    /// Messages, or a prompt and its completion as messages.
+    Chat,
+    /// A prompt and its completion as texts.
+    Completion,
+    Instruction,
+    Other,
+}
+
+impl Form {
+    /// Whether a key of [`keys::KEYS`] acts.
+    fn acts(self, key: &str, object: &Map<String, Value>, content: &Content) -> bool {
+        match key {
+            "tools" | "documents" | "chat_template_kwargs" => self == Self::Chat,
+            // That of KTO, false for an answer that is marked as bad.
+            "label" => matches!(self, Self::Chat | Self::Completion) && object.get(key).is_some_and(Value::is_boolean),
+            "system" => match content {
+                Content::Chat(conversation) => object.get(key).and_then(Value::as_str) == Some(conversation.messages[0].content.as_str()),
+                _ => self == Self::Instruction,
+            },
+            _ => false,
+        }
+    }
+}
+
+fn parse_content(object: &Map<String, Value>) -> Result<(Content, Form), String> {
     let has = |key| object.contains_key(key);
+    let plain = |content: Content| Ok((content, Form::Other));
     if has("messages") {
-        Ok(Content::Chat { messages: messages("messages", &object["messages"])? })
+        Ok((conversation("messages", object)?, Form::Chat))
     } else if has("conversations") {
-        conversations(object)
+        Ok((conversation("conversations", object)?, Form::Chat))
     } else if has("prompt") && has("choices") {
-        choice(object)
+        plain(choice(object)?)
     } else if has("prompt") && has("completion") {
-        let answer = if has("answer") { Some(answer_text(object)?) } else { None };
-        Ok(Content::Completion { prompt: string(object, "prompt")?, completion: string(object, "completion")?, answer })
+        completion(object)
     } else if has("prompt") && has("answer") {
-        Ok(Content::Question { prompt: string(object, "prompt")?, answer: answer_text(object)? })
+        plain(Content::Question { prompt: string(object, "prompt")?, answer: answer_text(object)? })
     } else if has("instruction") && has("output") {
-        instruction(object)
+        Ok((instruction(object)?, Form::Instruction))
     } else if has("text") {
-        Ok(Content::Text { text: string(object, "text")? })
+        plain(Content::Text { text: string(object, "text")? })
+    } else if has("chosen") && has("rejected") {
+        Err("`chosen` and `rejected` are preferences, which are not learned here; to learn the chosen answers, write `chosen` as \
+             `messages`, or as `completion` beside a `prompt`"
+            .into())
     } else {
-        Err(format!("no known kind of example: found {}; known are {SHAPES}", keys(object)))
+        Err(format!("no known kind of example: found {}; known are {SHAPES}", keys_of(object)))
     }
 }
 
-/// The messages in the list `value` under `key`.
-fn messages(key: &str, value: &Value) -> Result<Vec<Message>, String> {
-    let Value::Array(list) = value else {
-        return Err(format!("`{key}` must be a list, found {}", kind(value)));
+pub(super) fn without_nulls(object: &Map<String, Value>) -> Map<String, Value> {
+    object.iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+/// Name the keys that hold null: they may be the ones that an error misses.
+fn with_nulls_named(reason: String, object: &Map<String, Value>, present: &Map<String, Value>) -> String {
+    let nulls: Vec<_> = object.keys().filter(|key| !present.contains_key(*key)).map(|key| format!("`{key}`")).collect();
+    match nulls.is_empty() || !reason.starts_with("no known kind") {
+        true => reason,
+        false => format!("{reason} ({} with null)", nulls.join(", ")),
+    }
+}
+
+/// The messages under `key`; a `system` beside them comes first where they have none.
+fn conversation(key: &str, object: &Map<String, Value>) -> Result<Content, String> {
+    let mut spoken = messages(key, &object[key])?;
+    if let Some(system) = optional(object, "system")?
+        && (key == "conversations" || spoken[0].role != "system")
+    {
+        spoken.insert(0, Message::new("system", system));
+    }
+    Ok(Content::Chat(Conversation { messages: spoken, variables: variables(object)? }))
+}
+
+/// What the chat template gets to see beside the messages, as transformers' `apply_chat_template` takes it.
+fn variables(object: &Map<String, Value>) -> Result<Variables, String> {
+    let mut variables = match parsed(object, "chat_template_kwargs")? {
+        None => Variables::new(),
+        Some(Value::Object(entries)) => entries,
+        Some(other) => return Err(format!("`chat_template_kwargs` must be an object, found {}", kind(&other))),
     };
-    if list.is_empty() {
-        return Err(format!("`{key}` is empty"));
+    if let Some(key) = ["messages", "add_generation_prompt"].iter().find(|key| variables.contains_key(**key)) {
+        return Err(format!("`chat_template_kwargs` must not hold `{key}`, which the example itself decides"));
     }
-    list.iter().enumerate().map(|(i, m)| message(m).map_err(|reason| format!("`{key}[{i}]`: {reason}"))).collect()
+    for key in ["tools", "documents"] {
+        match parsed(object, key)? {
+            None => {}
+            Some(list @ Value::Array(_)) => {
+                variables.insert(key.into(), list);
+            }
+            Some(other) => return Err(format!("`{key}` must be a list, found {}", kind(&other))),
+        }
+    }
+    Ok(variables)
 }
 
-/// `{"role", "content"}`, or the same as `{"from", "value"}` with ShareGPT's names of roles.
-fn message(value: &Value) -> Result<Message, String> {
-    let Value::Object(object) = value else {
-        return Err(format!("must be an object with `role` and `content`, found {}", kind(value)));
+/// The value of a key, which tables often hold as a string of JSON; an empty list or string is none.
+fn parsed(object: &Map<String, Value>, key: &str) -> Result<Option<Value>, String> {
+    let value = match object.get(key) {
+        Some(Value::String(json)) if !json.trim().is_empty() => {
+            serde_json::from_str(json).map_err(|e| format!("`{key}` is a string that is not JSON: {e}"))?
+        }
+        Some(value) => value.clone(),
+        None => return Ok(None),
     };
-    let keys = if object.contains_key("from") && !object.contains_key("role") { ["from", "value"] } else { ["role", "content"] };
-    let [role, content] = [string(object, keys[0])?, string(object, keys[1])?];
-    let role = if keys[0] == "from" { speaker(&role)?.into() } else { role };
-    if !ROLES.contains(&role.as_str()) {
-        return Err(format!("unknown role `{role}`; known roles are `{}`", ROLES.join("`, `")));
+    Ok(Some(value).filter(|value| !keys::is_empty(value)).map(pruned))
+}
+
+/// Without nulls in objects: the columns that tables add to all entries of a list.
+fn pruned(value: Value) -> Value {
+    match value {
+        Value::Array(items) => items.into_iter().map(pruned).collect(),
+        Value::Object(entries) => {
+            entries.into_iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| (key, pruned(value))).collect()
+        }
+        other => other,
     }
-    let extra = object.iter().filter(|(key, _)| !keys.contains(&key.as_str()));
-    Ok(Message { role, content, extra: extra.map(|(k, v)| (k.clone(), v.clone())).collect() })
 }
 
-/// The role of ShareGPT's `from`.
-fn speaker(from: &str) -> Result<&'static str, String> {
-    const SPEAKERS: [(&str, &str); 8] = [
-        ("human", "user"),
-        ("user", "user"),
-        ("gpt", "assistant"),
-        ("chatgpt", "assistant"),
-        ("assistant", "assistant"),
-        ("system", "system"),
-        ("tool", "tool"),
-        ("observation", "tool"),
-    ];
-    let known = || SPEAKERS.map(|(from, _)| from).join("`, `");
-    let found = SPEAKERS.iter().find(|(name, _)| *name == from);
-    found.map(|(_, role)| *role).ok_or_else(|| format!("unknown speaker `{from}`; known are `{}`", known()))
-}
-
-/// ShareGPT's conversations; a `system` beside them is the first message.
-fn conversations(object: &Map<String, Value>) -> Result<Content, String> {
-    let spoken = messages("conversations", &object["conversations"])?;
-    let system = optional(object, "system")?.map(|system| Message::new("system", system));
-    Ok(Content::Chat { messages: system.into_iter().chain(spoken).collect() })
+/// A prompt and its completion, each a text or messages. Messages of the prompt are not learned, whoever says them.
+fn completion(object: &Map<String, Value>) -> Result<(Content, Form), String> {
+    let side = |key, role: &str| match &object[key] {
+        Value::String(text) => Ok(vec![Message::new(role, text)]),
+        Value::Object(_) => message(&object[key]).map(|m| vec![m]).map_err(|reason| format!("`{key}`: {reason}")),
+        list => messages(key, list),
+    };
+    if object["prompt"].is_string() && object["completion"].is_string() {
+        let answer = if object.contains_key("answer") { Some(answer_text(object)?) } else { None };
+        let content = Content::Completion { prompt: string(object, "prompt")?, completion: string(object, "completion")?, answer };
+        return Ok((content, Form::Completion));
+    }
+    let asked = |key: &str| match &object[key] {
+        Value::String(_) | Value::Array(_) | Value::Object(_) => Ok(()),
+        other => Err(format!("`{key}` must be a string or a list of messages, found {}", kind(other))),
+    };
+    ["prompt", "completion"].into_iter().try_for_each(asked)?;
+    let mut spoken = side("prompt", "user")?;
+    spoken.iter_mut().for_each(|message| message.learned = false);
+    spoken.extend(side("completion", "assistant")?);
+    Ok((Content::Chat(Conversation { messages: spoken, variables: variables(object)? }), Form::Chat))
 }
 
 /// Alpaca's form: a task, possibly with a text that it is about, and its solution.
@@ -139,22 +233,10 @@ fn optional(object: &Map<String, Value>, key: &str) -> Result<Option<String>, St
     }
 }
 
-fn keys(object: &Map<String, Value>) -> String {
+fn keys_of(object: &Map<String, Value>) -> String {
     if object.is_empty() {
         return "no keys".into();
     }
     let keys: Vec<_> = object.keys().map(|k| format!("`{k}`")).collect();
     format!("the keys {}", keys.join(", "))
-}
-
-/// What a value is, in a sentence.
-pub(super) fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "nothing",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
 }

@@ -12,6 +12,10 @@ pub enum Skip {
     NothingToLearn,
     /// All that is to be learned lies beyond `max_length`.
     TooLong,
+    /// The chat template does not show what is the assistant's, in some turns of a conversation.
+    Unclear,
+    /// It is marked as a bad answer.
+    Unwanted,
 }
 
 /// Examples left out, by reason.
@@ -23,12 +27,16 @@ pub struct Skipped {
     pub nothing_to_learn: usize,
     /// Those of which all that is to be learned lies beyond `max_length`.
     pub too_long: usize,
+    /// Turns of conversations of which the chat template does not show what is the assistant's.
+    pub unclear: usize,
+    /// Those with `label` false: answers marked as bad.
+    pub unwanted: usize,
 }
 
 impl Skipped {
     /// All of them.
     pub fn all(&self) -> usize {
-        self.empty + self.nothing_to_learn + self.too_long
+        self.empty + self.nothing_to_learn + self.too_long + self.unclear + self.unwanted
     }
 }
 
@@ -49,6 +57,10 @@ pub struct EncodeStats {
     pub truncated: usize,
     /// The tokens that they lost.
     pub cut_tokens: usize,
+    /// Conversations that gave a sequence for each of their turns, because the chat template writes earlier turns anew.
+    pub split: usize,
+    /// Sequences whose text lacks something that the messages say, because the chat template leaves it out.
+    pub incomplete: usize,
     /// Examples left out.
     pub skipped: Skipped,
 }
@@ -70,16 +82,35 @@ impl EncodeStats {
             Skip::Empty => self.skipped.empty += 1,
             Skip::NothingToLearn => self.skipped.nothing_to_learn += 1,
             Skip::TooLong => self.skipped.too_long += 1,
+            Skip::Unclear => self.skipped.unclear += 1,
+            Skip::Unwanted => self.skipped.unwanted += 1,
+        }
+    }
+}
+
+const LACK: &str = "lack something that their messages say (a content, a reasoning, a tool call): the chat template leaves it out";
+
+impl EncodeStats {
+    /// Say what the texts lack.
+    pub(super) fn warn(&self) {
+        if self.incomplete > 0 {
+            tracing::warn!("{} of {} sequences {LACK}", self.incomplete, self.examples);
         }
     }
 }
 
 impl Display for EncodeStats {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        let Self { examples, tokens, supervised, mean_length, longest, truncated, cut_tokens, skipped } = self;
+        let Self { examples, tokens, supervised, mean_length, longest, truncated, cut_tokens, split, incomplete, skipped } = self;
         write!(f, "{examples} examples, {tokens} tokens, {supervised} of them learned; mean length {mean_length:.0}, longest {longest}")?;
         if *truncated > 0 {
             write!(f, "\n{truncated} are longer than max_length and lost their end, {cut_tokens} tokens in all")?;
+        }
+        if *split > 0 {
+            write!(f, "\n{split} conversations gave a sequence for each turn: the chat template writes earlier turns anew")?;
+        }
+        if *incomplete > 0 {
+            write!(f, "\n{incomplete} {LACK}")?;
         }
         if skipped.all() > 0 {
             write!(f, "\nskipped: {skipped}")?;
@@ -94,6 +125,8 @@ impl Display for Skipped {
             (self.empty, "without text"),
             (self.nothing_to_learn, "without a token to learn"),
             (self.too_long, "with all that is to be learned beyond max_length"),
+            (self.unclear, "turns whose text does not show what is the assistant's"),
+            (self.unwanted, "marked as bad by `label`"),
         ];
         let reasons = reasons.iter().filter(|(count, _)| *count > 0).map(|(count, reason)| format!("{count} {reason}"));
         f.write_str(&reasons.collect::<Vec<_>>().join(", "))

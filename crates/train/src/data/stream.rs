@@ -3,6 +3,8 @@
 use super::encode::{EncodeConfig, Encoded, Encoder, Made};
 use super::examples::Examples;
 use super::jsonl::{BYTE_ORDER_MARK, COMPRESSED, Example, GZIP, NO_EXAMPLES, parse_line};
+use super::keys::Unused;
+use super::shapes::Parsed;
 use super::stats::EncodeStats;
 use super::template::ChatTemplate;
 use super::tokenizer::TextTokenizer;
@@ -32,6 +34,8 @@ pub(super) struct Streamed {
 pub(super) struct Line {
     offset: u64,
     bytes: u32,
+    /// Which of the sequences that it gives.
+    part: u32,
 }
 
 /// Lines that are encoded together, on all cores.
@@ -63,20 +67,23 @@ pub fn stream_examples(
     }
     let mut encoder = Encoder::new(&tokenizer, template.as_ref(), config.clone())?;
     let (mut lines, mut lengths, mut learned) = (Vec::new(), Vec::new(), Vec::new());
-    let mut hasher = DefaultHasher::new();
+    let (mut hasher, mut unused) = (DefaultHasher::new(), Unused::default());
     loop {
         let texts = reader.take(TOGETHER).map_err(failed)?;
         if texts.is_empty() {
             break;
         }
-        let read: Vec<Result<Option<(Line, Made)>>> = texts.par_iter().map(|text| text.encode(&path, &encoder)).collect();
-        for made in read {
-            let Some((line, made)) = made? else { continue };
-            let Some(row) = encoder.count(made) else { continue };
-            row.hash(&mut hasher);
-            lines.push(line);
-            lengths.push(row.ids.len() as u32);
-            learned.push(row.supervised() as u32);
+        let read: Vec<Result<Option<Encodings>>> = texts.par_iter().map(|text| text.encode(&path, &encoder)).collect();
+        for read in read {
+            let Some(Encodings { line, made, keys }) = read? else { continue };
+            unused.add(&keys);
+            for (part, made) in made.into_iter().enumerate() {
+                let Some(row) = encoder.count(made) else { continue };
+                row.hash(&mut hasher);
+                lines.push(Line { part: part as u32, ..line });
+                lengths.push(row.ids.len() as u32);
+                learned.push(row.supervised() as u32);
+            }
         }
         on_progress(reader.offset, all_bytes);
     }
@@ -85,6 +92,7 @@ pub fn stream_examples(
         return Err(Error::file(&path, NO_EXAMPLES));
     }
     encoder.check_any(stats.examples)?;
+    unused.warn(&path);
     let file = Mutex::new(reader.reader.into_inner());
     let streamed = Streamed { path, file, lines, tokenizer, template, config, hash: hasher.finish() };
     Ok((Examples::streamed(streamed, lengths, learned), stats))
@@ -99,10 +107,11 @@ impl Streamed {
             _ => Error::io(&self.path, e),
         })?;
         let changed = || Error::file(&self.path, CHANGED);
-        let content = parse_line(&text).ok().flatten().ok_or_else(changed)?;
+        let parsed = parse_line(&text).ok().flatten().ok_or_else(changed)?;
         // Nothing here can fail but for a change of the file: the line was encoded before.
         let encoder = Encoder::of_valid(&self.tokenizer, self.template.as_ref(), self.config.clone());
-        let row = encoder.make(&Example::new(content, &self.path, 0)).map_err(|_| changed())?.row.map_err(|_| changed())?;
+        let made = encoder.make(&Example::parsed(parsed, &self.path, 0)).map_err(|_| changed())?;
+        let row = made.into_iter().nth(line.part as usize).and_then(|made| made.row.ok()).ok_or_else(changed)?;
         match row.ids.len() == length as usize && row.supervised() == learned as usize {
             true => Ok(row),
             false => Err(changed()),
@@ -140,12 +149,22 @@ struct Text {
     bytes: Vec<u8>,
 }
 
+/// What became of a line.
+struct Encodings {
+    line: Line,
+    made: Vec<Made>,
+    /// Its keys that do nothing.
+    keys: Vec<&'static str>,
+}
+
 impl Text {
-    fn encode(&self, path: &Arc<Path>, encoder: &Encoder) -> Result<Option<(Line, Made)>> {
+    fn encode(&self, path: &Arc<Path>, encoder: &Encoder) -> Result<Option<Encodings>> {
         let failed = |reason| Error::Data { file: path.to_path_buf(), line: self.number, reason };
-        let Some(content) = parse_line(&self.bytes).map_err(failed)? else { return Ok(None) };
-        let made = encoder.make(&Example { content, file: path.clone(), line: self.number })?;
-        Ok(Some((self.line, made)))
+        let Some(parsed) = parse_line(&self.bytes).map_err(failed)? else { return Ok(None) };
+        let Parsed { unused: keys, .. } = &parsed;
+        let (line, keys) = (self.line, keys.clone());
+        let made = encoder.make(&Example::parsed(parsed, path, self.number))?;
+        Ok(Some(Encodings { line, made, keys }))
     }
 }
 
@@ -174,7 +193,7 @@ impl LineReader {
             bytes.drain(..mark);
             self.number += 1;
             let length = bytes.len().try_into().map_err(|_| std::io::Error::other(format!("line {} is longer than 4 GiB", self.number)))?;
-            texts.push(Text { line: Line { offset: self.offset + mark as u64, bytes: length }, number: self.number, bytes });
+            texts.push(Text { line: Line { offset: self.offset + mark as u64, bytes: length, part: 0 }, number: self.number, bytes });
             self.offset += read as u64;
         }
         Ok(texts)

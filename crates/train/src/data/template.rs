@@ -3,31 +3,26 @@
 use super::calendar::DateTime;
 use super::checkpoint::{SpecialTokens, read_json, read_optional};
 use super::jsonl::Message;
-use super::python;
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Value;
-use minijinja::{Environment, ErrorKind, context};
+use crate::jinja::{Options, Rendering, Template, Value};
 use peft_core::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-const NAME: &str = "chat_template";
-/// What one rendering may cost, in minijinja's measure: an instruction or 64 bytes. A conversation of a thousand messages takes a
-/// twentieth of it; what takes more is a template that does not end or doubles its text. minijinja 3.1 does not count a list that is
-/// added to itself dozens of times, nor how deep a value is nested, which only a template made for that brings far enough to do harm.
-const FUEL: u64 = 10_000_000;
-/// The longest text of a conversation, in bytes.
-const MAX_TEXT: usize = 8 << 20;
+/// What begins and ends what stands between `{% generation %}` and `{% endgeneration %}` in a rendering with marks: no text contains
+/// these.
+pub(super) const MARKS: [char; 2] = ['\u{10FFFE}', '\u{10FFFF}'];
 
 /// A checkpoint's chat template, rendered as transformers renders it.
 ///
-/// The template sees `messages`, `add_generation_prompt`, the named special tokens, `tools = none`, `raise_exception`, `strftime_now`
-/// (in UTC), Python's string methods and Python's JSON.
+/// The template sees `messages`, `add_generation_prompt`, `tools` and `documents` (`none` if a conversation has none), the other variables
+/// of the conversation, the named special tokens, `raise_exception`, `strftime_now` (in UTC), Python's string methods and Python's JSON.
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
-    tokens: Value,
+    template: Template,
+    source: String,
+    tokens: SpecialTokens,
     file: PathBuf,
+    now: DateTime,
 }
 
 impl ChatTemplate {
@@ -36,51 +31,43 @@ impl ChatTemplate {
     /// `None` if the checkpoint has none. Fails if the template does not compile, or if there are several and none is called `default`.
     pub fn load(dir: impl AsRef<Path>) -> Result<Option<Self>> {
         let dir = dir.as_ref();
+        Self::find(dir)?.map(|(source, file)| Self::new(&source, &SpecialTokens::load(dir)?, file)).transpose()
+    }
+
+    /// The template of an adapter's directory, or, where that has none, of its base's; with the special tokens that `tokens` names.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_first<'a>(dirs: impl IntoIterator<Item = &'a Path>, tokens: &SpecialTokens) -> Result<Option<Self>> {
+        for dir in dirs {
+            if let Some((source, file)) = Self::find(dir)? {
+                return Self::new(&source, tokens, file).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// A directory's template, and the file that it stands in.
+    fn find(dir: &Path) -> Result<Option<(String, PathBuf)>> {
         let own_file = dir.join("chat_template.jinja");
         let config_file = dir.join("tokenizer_config.json");
-        let (source, file) = if let Some(source) = read_optional(&own_file)? {
-            (source, own_file)
-        } else if let Some(source) = configured(&config_file)? {
-            (source, config_file)
-        } else {
-            return Ok(None);
-        };
-        Self::new(&source, &SpecialTokens::load(dir)?, file).map(Some)
+        Ok(match read_optional(&own_file)? {
+            Some(source) => Some((source, own_file)),
+            None => configured(&config_file)?.map(|source| (source, config_file)),
+        })
     }
 
     /// Compile a template; `file` is where errors say it comes from.
     pub fn new(source: &str, tokens: &SpecialTokens, file: impl Into<PathBuf>) -> Result<Self> {
         let file = file.into();
-        if unary_operators_in_a_row(source) > MAX_UNARY {
-            return Err(Error::file(&file, format!("the chat template has more than {MAX_UNARY} unary operators in a row")));
-        }
-        let mut environment = Environment::new();
-        environment.set_syntax(syntax());
-        environment.set_fuel(Some(FUEL));
-        environment.set_debug(true); // errors name what is undefined
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment.set_unknown_method_callback(python::method);
-        environment.add_filter("tojson", python::tojson);
-        environment.add_test("iterable", python::is_iterable);
-        environment.add_test("sequence", python::is_sequence);
-        environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-        });
-        environment
-            .add_template_owned(NAME, without_generation_marks(&source.replace("\r\n", "\n")))
-            .map_err(|e| Error::file(&file, format!("the chat template does not compile: {}", describe(&e))))?;
-        let tokens = Value::from_pairs(tokens.iter().map(|(name, text)| (name.to_string(), text)));
-        Ok(Self { environment, tokens, file }.with_now(SystemTime::now()))
+        let template = Template::new(source, Options { trim: true, ..Options::default() })
+            .map_err(|e| Error::file(&file, format!("the chat template does not compile: {e}")))?;
+        Ok(Self { template, source: source.into(), tokens: tokens.clone(), file, now: DateTime::from(SystemTime::now()) })
     }
 
     /// The moment that `strftime_now` formats, in UTC; at first the time of loading, so that all of a run's texts agree.
-    pub fn with_now(mut self, now: SystemTime) -> Self {
-        let now = DateTime::from(now);
-        self.environment.add_function("strftime_now", move |format: &str| {
-            let unsupported = |d| format!("strftime_now does not support the directive `{d}`");
-            now.format(format).map_err(|d| minijinja::Error::new(ErrorKind::InvalidOperation, unsupported(d)))
-        });
-        self
+    pub fn with_now(self, now: SystemTime) -> Self {
+        Self { now: DateTime::from(now), ..self }
     }
 
     /// Where the template comes from.
@@ -92,64 +79,60 @@ impl ChatTemplate {
     ///
     /// Fails with the template's own message if it refuses the conversation.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        self.try_render(messages, add_generation_prompt).map_err(|reason| Error::file(&self.file, reason))
+        self.try_render(messages, &Variables::new(), add_generation_prompt).map_err(|reason| Error::file(&self.file, reason))
     }
 
-    /// As [`render`](Self::render), with the reason alone, for callers that know a better place to report.
-    pub(super) fn try_render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, String> {
+    /// As [`render`](Self::render) with further variables, and with the reason alone, for callers that know a better place to report.
+    pub(super) fn try_render(&self, messages: &[Message], variables: &Variables, add_generation_prompt: bool) -> Result<String, String> {
+        self.render_as(None, messages, variables, add_generation_prompt)
+    }
+
+    /// The conversation with [`MARKS`] around what the template says to be the assistant's; none if it says nothing of it.
+    pub(super) fn try_render_marked(&self, messages: &[Message], variables: &Variables) -> Option<Result<String, String>> {
+        self.template.marks_generation().then(|| self.render_as(Some(MARKS), messages, variables, false))
+    }
+
+    /// The program of the template.
+    pub(super) fn source(&self) -> &str {
+        &self.source
+    }
+
+    fn render_as(
+        &self,
+        marks: Option<[char; 2]>,
+        messages: &[Message],
+        variables: &Variables,
+        add_generation_prompt: bool,
+    ) -> Result<String, String> {
+        #[cfg(test)]
+        RENDERINGS.with(|count| count.set(count.get() + 1));
         if messages.is_empty() {
             return Err("the conversation has no messages".into());
         }
-        let values = context! {
-            messages => messages.iter().map(plain).collect::<Vec<_>>(),
-            add_generation_prompt,
-            tools => Value::from(()),
-            documents => Value::from(()),
-            ..self.tokens.clone()
+        // The last that names a variable decides.
+        let context = || {
+            let tokens = self.tokens.iter().map(|(name, text)| (name.to_string(), Value::str(text)));
+            let variables = variables.iter().filter(|(_, value)| !value.is_null());
+            let messages = Value::list_of(messages.iter().map(plain).collect());
+            tokens
+                .chain(["tools", "documents"].map(|name| (name.to_string(), Value::None)))
+                .chain(variables.map(|(name, value)| (name.clone(), Value::from_json(value))))
+                .chain([("messages".to_string(), messages), ("add_generation_prompt".to_string(), Value::Bool(add_generation_prompt))])
+                .collect()
         };
-        let mut text = Text(Vec::new());
-        let rendered = self.environment.get_template(NAME).and_then(|template| template.render_captured_to(values, &mut text).map(drop));
-        let failed = |e: &dyn std::fmt::Display| format!("the chat template failed: {e}");
-        rendered.map_err(|e| failed(&describe(&e)))?;
-        String::from_utf8(text.0).map_err(|e| failed(&e))
+        let clock = |format: &str| self.now.format(format).map_err(|d| format!("strftime_now does not support the directive `{d}`"));
+        let rendering = Rendering { clock: Some(&clock), marks };
+        self.template.render(context, rendering).map_err(|e| format!("the chat template failed: {e}"))
     }
 }
 
-/// What a template writes, up to [`MAX_TEXT`]: a value that holds another one twice, which holds a third twice, and so on, is short to
-/// build and without end to write.
-struct Text(Vec<u8>);
+/// What a template sees of a conversation beside its messages: `tools`, `documents` and whatever `chat_template_kwargs` names.
+pub type Variables = serde_json::Map<String, serde_json::Value>;
 
-impl std::io::Write for Text {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if self.0.len() + bytes.len() > MAX_TEXT {
-            return Err(std::io::ErrorKind::FileTooLarge.into());
-        }
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-/// The most unary operators in a row: minijinja counts how deep all other expressions are nested, and overflows the stack on these.
-const MAX_UNARY: usize = 1000;
-
-/// The longest row of `-` and `not`, wherever it stands.
-fn unary_operators_in_a_row(source: &str) -> usize {
-    let (mut rest, mut row, mut longest) = (source, 0, 0);
-    while let Some(c) = rest.chars().next() {
-        let operator = rest.strip_prefix("not").or_else(|| rest.strip_prefix('-'));
-        row = match operator {
-            Some(_) => row + 1,
-            None if c.is_whitespace() => row,
-            None => 0,
-        };
-        longest = longest.max(row);
-        rest = operator.unwrap_or(&rest[c.len_utf8()..]);
-    }
-    longest
+#[cfg(test)]
+thread_local! {
+    /// How many conversations this thread has rendered.
+    pub(super) static RENDERINGS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 /// The template in `tokenizer_config.json`: a string, or a list of named ones of which `default` counts.
@@ -171,11 +154,6 @@ fn configured(file: &Path) -> Result<Option<String>> {
     }
 }
 
-/// Jinja's own delimiters, with the whitespace control that transformers asks for.
-fn syntax() -> SyntaxConfig {
-    SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().expect("the default delimiters are valid")
-}
-
 /// A message as templates see it: keys without a value are absent, reasoning goes by both names that templates read.
 fn plain(message: &Message) -> Value {
     let mut extra = message.extra.clone();
@@ -185,43 +163,9 @@ fn plain(message: &Message) -> Value {
         extra.entry("thinking").or_insert_with(|| reasoning.clone());
         extra.insert("reasoning_content".into(), reasoning);
     }
-    let said = [("role", &message.role), ("content", &message.content)].map(|(key, text)| (key.to_string(), Value::from(text)));
-    let extra = extra.iter().map(|(key, value)| (key.clone(), python::from_json(value)));
-    Value::from_pairs(said.into_iter().chain(extra))
-}
-
-/// Replace `{% generation %} … {% endgeneration %}`, with which transformers marks what the assistant says, by a block of the same
-/// scope that minijinja knows.
-fn without_generation_marks(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let (text, tag) = rest.split_at(start);
-        let end = tag.find("%}").map_or(tag.len(), |end| end + 2);
-        let (tag, after) = tag.split_at(end);
-        out += text;
-        let name = tag.trim_matches(|c: char| "{%-+}".contains(c) || c.is_whitespace());
-        if ["generation", "endgeneration"].contains(&name) {
-            out += &tag.replace("generation", "with");
-        } else {
-            out += tag;
-        }
-        rest = after;
-    }
-    out + rest
-}
-
-/// minijinja's message without its internal template name.
-pub(crate) fn describe(error: &minijinja::Error) -> String {
-    let reason = match (error.kind(), error.detail()) {
-        (ErrorKind::OutOfFuel | ErrorKind::WriteFailure, _) => "it takes too long or too much memory for this conversation".into(),
-        (_, Some(detail)) => detail.to_string(),
-        (kind, None) => kind.to_string(),
-    };
-    match error.line() {
-        Some(line) => format!("{reason} (line {line} of the template)"),
-        None => reason,
-    }
+    let content = message.form.as_ref().map_or_else(|| Value::str(message.content.as_str()), Value::from_json);
+    let said = [("role", Value::str(message.role.as_str())), ("content", content)];
+    Value::from_pairs(said.into_iter().chain(extra.iter().map(|(key, value)| (key.as_str(), Value::from_json(value)))))
 }
 
 #[cfg(test)]

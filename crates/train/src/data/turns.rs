@@ -1,88 +1,364 @@
-//! Where in a rendered conversation the assistant speaks.
+//! What of a conversation is to be learned: exactly what the assistant writes, as the texts of the chat template show it.
+//!
+//! Learned is what a model is to write where this template is in use: the content, the reasoning and the tool calls of an assistant's
+//! message, with the signs that the template puts around and between them (`<tool_call>`), and what closes the message. Not learned is
+//! what the model is given: all that others say, and what a generation prompt writes before the assistant's first word.
+//!
+//! 1. [`Spans`] says which message says which part of the text.
+//! 2. A turn starts where the generation prompt ends. If the text does not go on behind that prompt (it opens a thought that the
+//!    message lacks), or if there is no such prompt, it starts where the message and one with a content alone begin to differ, at the
+//!    latest with the first word that the message says.
+//! 3. A turn ends with the last word that the message says and with what closes it: a conversation that ends with the message and the
+//!    one that goes on must agree on that, since a template may write more behind the last message.
+//! 4. Templates that mark what the assistant says (`{% generation %}`) are believed.
+//!
+//! A conversation is one row if every turn has before it what a model would be given when it comes to that turn, and all that is said
+//! in it. Templates that write earlier turns anew (which put the system prompt before the last question, leave out the thoughts of
+//! earlier answers, or write the results of tools into the turn of the assistant) give a row for each turn: the conversation up to
+//! the end of that turn.
+//!
+//! Long conversations are looked at in places: turns of a kind (the same roles around them, the same things said in them) look the same
+//! around what is said. The first and the last turns of each kind are checked as above, and the others must be written as those are.
 
+use super::conversation::{Conversation, is_shown, parts};
 use super::jsonl::Message;
-use super::template::ChatTemplate;
+use super::spans::{Spans, common_prefix};
+use super::template::{ChatTemplate, MARKS};
+use std::collections::BTreeMap;
 
-/// A character that no conversation contains; it stands in for a message's content to find where the template puts that.
+/// A character that no conversation contains; it stands for what somebody says.
 const PROBE: &str = "\u{10FFFD}";
+/// Turns of a conversation that are all looked at one by one.
+const FEW: usize = 12;
 
-/// One assistant message in the rendered text, as byte offsets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// One assistant message in a rendered text, as byte offsets.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Turn {
     /// Where the assistant begins: after the generation prompt.
     pub(super) start: usize,
-    /// Where its content ends.
+    /// Where the last that it says ends.
     pub(super) content_end: usize,
     /// Up to where the text that closes the turn can reach: what follows belongs to the next message.
     pub(super) limit: usize,
+    /// What others say in between.
+    pub(super) holes: Vec<(usize, usize)>,
 }
 
-/// The assistant's turns in `text`, the rendering of all `messages`.
-///
-/// The conversation before a turn must read the same whether or not the turn follows, or the model would be trained on other prompts
-/// than it is used with: that is an error. The turn starts where the generation prompt ends; if the template does not render the
-/// message behind that prompt (it has none, or the prompt opens a line of thought that the message lacks), where its content starts.
-/// Its end is found by rendering the conversation up to it, with and without the content: a template may render a message differently
-/// when it is the last one (add an end-of-text token, keep the reasoning), and only what both renderings close the turn with counts.
-pub(super) fn assistant_turns(template: &ChatTemplate, messages: &[Message], text: &str) -> Result<Vec<Turn>, String> {
-    let spoken = messages.iter().enumerate().filter(|(_, m)| m.role == "assistant");
-    spoken.map(|(index, _)| turn(template, messages, text, index)).collect()
+/// A text, and where the assistant speaks in it.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) text: String,
+    pub(super) turns: Vec<Turn>,
+    /// Whether the text lacks something that its messages say.
+    pub(super) lacks: bool,
 }
 
-fn turn(template: &ChatTemplate, messages: &[Message], text: &str, index: usize) -> Result<Turn, String> {
-    let render = |messages: &[Message], prompt| template.try_render(messages, prompt).map_err(|e| inconsistent(index, &e));
-    let (prompt, without) = match &messages[..index] {
-        [] => (String::new(), String::new()),
-        earlier => (render(earlier, true)?, render(earlier, false)?),
-    };
-    let header = common_prefix(&prompt, &without); // what precedes the generation prompt
-    if common_prefix(&prompt, text) < header {
-        return Err(inconsistent(index, "the text before it changes with what follows"));
+/// The rows of a conversation.
+#[derive(Debug)]
+pub(super) enum Rows {
+    /// All of it.
+    One(Row),
+    /// One for each of these messages of the assistant, in [`Turns::row`].
+    Each(Vec<usize>),
+}
+
+/// Finds the assistant's turns.
+pub(super) struct Turns<'a> {
+    template: &'a ChatTemplate,
+    conversation: &'a Conversation,
+}
+
+/// A rendering of the first `cut` messages.
+struct Rendered {
+    cut: usize,
+    text: String,
+    spans: Spans,
+}
+
+impl<'a> Turns<'a> {
+    /// Of a conversation in the form that the template reads.
+    pub fn new(template: &'a ChatTemplate, conversation: &'a Conversation) -> Self {
+        Self { template, conversation }
     }
-    let (from, to) = content_span(text, &render(&probed(messages, index), false)?, &prompt);
-    if from < header {
-        return Err(inconsistent(index, "its content stands before it"));
+
+    /// The rows of the conversation, which renders to `text`.
+    ///
+    /// # Errors
+    /// If the text shows nothing of what is said.
+    pub fn rows(&self, text: String) -> Result<Rows, String> {
+        let learned: Vec<usize> = self.learned().collect();
+        let whole = self.rendered(self.messages().len(), text)?;
+        if whole.shows_nothing(self.messages()) {
+            return Err(NOTHING.into());
+        }
+        match self.turns(&whole, &learned) {
+            Ok(turns) => Ok(Rows::One(self.row_of(whole, turns))),
+            Err(_) => Ok(Rows::Each(learned)),
+        }
     }
-    let start = if prompt != without && text.starts_with(&prompt) { prompt.len() } else { from };
-    let limit = if index + 1 == messages.len() {
-        text.len()
-    } else {
-        let through = &messages[..=index];
-        let closed = render(through, false)?;
-        let (_, end) = content_span(&closed, &render(&probed(through, index), false)?, &prompt);
-        to + common_prefix(&text[to..], &closed[end..])
-    };
-    Ok(Turn { start, content_end: to.max(start), limit })
+
+    /// The row of one turn: the conversation through message `index`.
+    ///
+    /// # Errors
+    /// If the text does not show what is the assistant's, even so.
+    pub fn row(&self, index: usize) -> Result<Row, String> {
+        let text = self.render(index + 1, false).map_err(|reason| unclear(index, &reason))?;
+        let rendered = self.rendered(index + 1, text)?;
+        let turn = self.turn(&rendered, index).map_err(|reason| unclear(index, &reason))?;
+        Ok(self.row_of(rendered, vec![turn]))
+    }
+
+    fn messages(&self) -> &'a [Message] {
+        &self.conversation.messages
+    }
+
+    fn learned(&self) -> impl Iterator<Item = usize> {
+        let learned = |(_, message): &(usize, &Message)| message.role == "assistant" && message.learned;
+        self.messages().iter().enumerate().filter(learned).map(|(index, _)| index)
+    }
+
+    fn try_render(&self, messages: &[Message], prompt: bool) -> Result<String, String> {
+        self.template.try_render(messages, &self.conversation.variables, prompt)
+    }
+
+    fn render(&self, cut: usize, prompt: bool) -> Result<String, String> {
+        if cut == 0 { Ok(String::new()) } else { self.try_render(&self.messages()[..cut], prompt) }
+    }
+
+    fn rendered(&self, cut: usize, text: String) -> Result<Rendered, String> {
+        let spans = Spans::of(self.template, &self.messages()[..cut], &self.conversation.variables, &text)?;
+        Ok(Rendered { cut, text, spans })
+    }
+
+    /// The whole text, of which everything is learned.
+    ///
+    /// # Errors
+    /// As [`rows`](Self::rows).
+    pub fn whole(&self, text: String) -> Result<Row, String> {
+        let whole = self.rendered(self.messages().len(), text)?;
+        match whole.shows_nothing(self.messages()) {
+            true => Err(NOTHING.into()),
+            false => Ok(Row { lacks: !whole.spans.hidden.is_empty(), text: whole.text, turns: Vec::new() }),
+        }
+    }
+
+    /// The turns of all messages to be learned, or why they cannot be learned in one row.
+    fn turns(&self, whole: &Rendered, learned: &[usize]) -> Result<Vec<Turn>, String> {
+        self.lost(whole, learned)?;
+        if learned.len() <= FEW {
+            return learned.iter().map(|index| self.turn(whole, *index)).collect();
+        }
+        let mut kinds: BTreeMap<Kind, Vec<usize>> = BTreeMap::new();
+        learned.iter().for_each(|index| kinds.entry(self.kind(*index)).or_default().push(*index));
+        let mut turns = BTreeMap::new();
+        // A conversation of many kinds is looked at more closely, but not without end.
+        let mut closer = 2 * FEW;
+        for indices in kinds.into_values() {
+            let (first, last) = (indices[0], indices[indices.len() - 1]);
+            let example = self.turn(whole, first)?;
+            let (before, after) = whole.around(&example, first);
+            turns.insert(last, self.turn(whole, last)?);
+            for index in indices {
+                let alike = whole.alike(index, before, after);
+                let turn = match alike {
+                    Some(turn) => turn,
+                    None if closer > 0 => {
+                        closer -= 1;
+                        self.turn(whole, index)?
+                    }
+                    None => return Err("its turns are written in too many ways".into()),
+                };
+                turns.entry(index).or_insert(turn);
+            }
+            turns.insert(first, example);
+        }
+        Ok(turns.into_values().collect())
+    }
+
+    /// Fails if an earlier turn lacks something in hindsight that it has when it is the last one.
+    fn lost(&self, whole: &Rendered, learned: &[usize]) -> Result<(), String> {
+        let earlier = whole.spans.hidden.iter().filter(|(message, _)| message + 1 < whole.cut && learned.contains(message));
+        for (index, said) in earlier.take(FEW) {
+            if is_shown(&self.render(index + 1, false)?, said) {
+                return Err(format!("a part of message {} is left out when the conversation goes on", index + 1));
+            }
+        }
+        Ok(())
+    }
+
+    /// The turn of message `index`.
+    fn turn(&self, row: &Rendered, index: usize) -> Result<Turn, String> {
+        let text = row.text.as_str();
+        let (prompt, without) = (self.render(index, true)?, self.render(index, false)?);
+        let asks = prompt != without;
+        // What precedes the generation prompt; without one, what another question would leave as it is.
+        let header = if asks { common_prefix(&prompt, &without) } else { self.unchanged(index, &prompt) };
+        if common_prefix(&prompt, text) < header {
+            return Err("the text before it changes with what follows".into());
+        }
+        let own = row.spans.of_message.get(&index).copied();
+        if own.is_some_and(|(first, _)| first < header) {
+            return Err("its content stands before it".into());
+        }
+        // A generation prompt may stand at the end although nobody asked for it.
+        let always_opens = !asks && header < prompt.trim_end().len() && text.starts_with(&*prompt);
+        let start = match text.starts_with(&*prompt) && (asks || always_opens) {
+            true => prompt.len(),
+            false => self.start(row, index, &prompt).clamp(header, own.map_or(text.len(), |(first, _)| first)),
+        };
+        let content_end = own.map_or(start, |(_, last)| last.max(start));
+        let within = |span: &&super::spans::Span| span.message != index && span.end > start && span.start < content_end;
+        let holes: Vec<_> = row.spans.spans.iter().filter(within).map(|span| (span.start, span.end)).collect();
+        let limit = match index + 1 == row.cut {
+            true if always_opens => content_end + self.before_next(row, index, content_end),
+            true => text.len(),
+            false if holes.is_empty() => content_end + self.closing(row, index, content_end)?,
+            false => return Err("others speak in the midst of it".into()),
+        };
+        Ok(Turn { start, content_end, limit, holes })
+    }
+
+    /// The bytes of the rendering of the first `cut` messages that stay where another question follows.
+    fn unchanged(&self, cut: usize, text: &str) -> usize {
+        match cut {
+            0 => 0,
+            _ => self.followed(cut).map_or(text.len(), |followed| common_prefix(&followed, text)),
+        }
+    }
+
+    /// The first `cut` messages with a question behind them.
+    fn followed(&self, cut: usize) -> Result<String, String> {
+        let mut messages = self.messages()[..cut].to_vec();
+        let mut question = Message::new("user", PROBE);
+        question.form = messages.iter().rev().find(|m| m.role == "user").and_then(|m| m.form.as_ref()).map(|_| parts(PROBE));
+        messages.push(question);
+        self.try_render(&messages, false)
+    }
+
+    /// Where a message begins that the generation prompt does not open: where it differs from one with a content alone.
+    fn start(&self, row: &Rendered, index: usize, prompt: &str) -> usize {
+        let mut messages = self.messages()[..=index].to_vec();
+        let mut plain = Message::new("assistant", PROBE);
+        plain.form = messages[index].form.as_ref().filter(|form| form.is_array()).map(|_| parts(PROBE));
+        messages[index] = plain;
+        match self.try_render(&messages, false) {
+            Ok(other) => common_prefix(&row.text, &other),
+            Err(_) => common_prefix(&row.text, prompt),
+        }
+    }
+
+    /// The bytes that close the last message where a generation prompt follows in any case.
+    fn before_next(&self, row: &Rendered, index: usize, content_end: usize) -> usize {
+        let rest = &row.text[content_end..];
+        match self.followed(index + 1) {
+            Ok(followed) if followed.starts_with(&row.text[..content_end]) => common_prefix(rest, &followed[content_end..]),
+            _ => rest.len(),
+        }
+    }
+
+    /// The bytes that close a message both when it is the last one and when others follow.
+    fn closing(&self, row: &Rendered, index: usize, content_end: usize) -> Result<usize, String> {
+        let closed = self.render(index + 1, false)?;
+        let rest = &row.text[content_end..];
+        let closing = match closed.starts_with(&row.text[..content_end]) {
+            true => &closed[content_end..],
+            false => {
+                let alone = self.rendered(index + 1, closed)?;
+                let end = alone.spans.of_message.get(&index).map(|(_, last)| *last);
+                let end = end.unwrap_or_else(|| common_prefix(&alone.text, &row.text));
+                &alone.text[end..].to_string()
+            }
+        };
+        let common = common_prefix(rest, closing);
+        if common < closing.len() && self.messages()[index + 1].role == "tool" {
+            return Err("the result of a tool stands before its end".into());
+        }
+        Ok(common)
+    }
+
+    /// The row of a text with these turns, or with what the template marks.
+    fn row_of(&self, rendered: Rendered, turns: Vec<Turn>) -> Row {
+        let lacks = match turns.as_slice() {
+            [_] if rendered.cut < self.messages().len() => rendered.spans.hidden.iter().any(|(message, _)| message + 1 == rendered.cut),
+            _ => !rendered.spans.hidden.is_empty(),
+        };
+        let turns = self.marked(&rendered, &turns).unwrap_or(turns);
+        Row { text: rendered.text, turns, lacks }
+    }
+
+    /// What the template itself marks as the assistant's, where that is to be learned.
+    fn marked(&self, rendered: &Rendered, turns: &[Turn]) -> Option<Vec<Turn>> {
+        let marked = self.template.try_render_marked(&self.messages()[..rendered.cut], &self.conversation.variables)?.ok()?;
+        let (mut plain, mut parts, mut begin) = (String::new(), Vec::new(), 0);
+        for c in marked.chars() {
+            match c {
+                _ if c == MARKS[0] => begin = plain.len(),
+                _ if c == MARKS[1] => parts.push((begin, plain.len())),
+                _ => plain.push(c),
+            }
+        }
+        if plain != rendered.text {
+            return None;
+        }
+        let learned = |&(start, end): &(usize, usize)| start < end && turns.iter().any(|turn| start < turn.limit && end > turn.start);
+        let turn = |(start, end)| Turn { start, content_end: end, limit: end, holes: Vec::new() };
+        let found: Vec<Turn> = parts.into_iter().filter(learned).map(turn).collect();
+        (!found.is_empty()).then_some(found)
+    }
+
+    fn kind(&self, index: usize) -> Kind {
+        let messages = self.messages();
+        let role = |index: Option<usize>| index.and_then(|index| messages.get(index)).map(|message| message.role.clone());
+        let message = &messages[index];
+        let says = super::messages::SAYINGS.iter().map(|key| message.extra.get(*key).is_some_and(|value| !super::keys::is_empty(value)));
+        let says = says.chain([!message.content.trim().is_empty()]).collect();
+        (role(index.checked_sub(1)), role(Some(index + 1)), says, index < 2)
+    }
 }
 
-fn inconsistent(index: usize, why: &str) -> String {
+/// What turns have in common that are written alike: the roles before and after, what is said, and whether nothing precedes.
+type Kind = (Option<String>, Option<String>, Vec<bool>, bool);
+
+impl Rendered {
+    fn shows_nothing(&self, messages: &[Message]) -> bool {
+        let says = messages.iter().any(|message| !message.content.trim().is_empty());
+        says && self.spans.spans.is_empty() && !self.spans.hidden.is_empty()
+    }
+
+    /// What others said last before `at`, and the first and last that message `index` says.
+    fn neighbours(&self, index: usize) -> Option<(usize, usize, usize)> {
+        let (first, last) = *self.spans.of_message.get(&index)?;
+        let place = self.spans.spans.partition_point(|span| span.start < first);
+        let before = self.spans.spans[..place].last().map_or(0, |span| span.end);
+        let next = self.spans.spans[place..].iter().find(|span| span.message != index);
+        (before <= first && next.is_none_or(|next| next.start >= last)).then_some((before, first, last))
+    }
+
+    /// What is written before a turn and behind it, spaces aside.
+    fn around<'a>(&'a self, turn: &Turn, index: usize) -> (&'a str, &'a str) {
+        let before = self.neighbours(index).map_or(turn.start, |(before, _, _)| before.min(turn.start));
+        (self.text[before..turn.start].trim_start(), self.text[turn.content_end..turn.limit].trim_start())
+    }
+
+    /// The turn of a message that is written like another.
+    fn alike(&self, index: usize, before: &str, after: &str) -> Option<Turn> {
+        let (gap, first, content_end) = self.neighbours(index)?;
+        let trimmed = |from: usize| from + (self.text.len() - from - self.text[from..].trim_start().len());
+        let (opening, closing) = (trimmed(gap), trimmed(content_end));
+        let start = opening + before.len();
+        let alike = self.text[opening..].starts_with(before) && start <= first && self.text[closing..].starts_with(after);
+        alike.then_some(Turn { start, content_end, limit: closing + after.len(), holes: Vec::new() })
+    }
+}
+
+const NOTHING: &str = "the chat template shows nothing of what the messages say";
+
+fn unclear(index: usize, why: &str) -> String {
     format!(
         "the chat template does not show which part of the text is the assistant's message {}: {why}; \
          pass --train-on-prompt to learn the whole conversation",
         index + 1
     )
-}
-
-fn probed(messages: &[Message], index: usize) -> Vec<Message> {
-    let mut messages = messages.to_vec();
-    messages[index].content = PROBE.into();
-    messages
-}
-
-/// The bytes of `text` that the content takes, given the rendering with the probe in its place. A content that the template leaves out
-/// is empty and stands behind the prompt.
-fn content_span(text: &str, probed: &str, prompt: &str) -> (usize, usize) {
-    if text == probed {
-        let end = common_prefix(text, prompt);
-        return (end, end);
-    }
-    let start = common_prefix(text, probed);
-    let same_end = text[start..].chars().rev().zip(probed[start..].chars().rev()).take_while(|(a, b)| a == b);
-    (start, text.len() - same_end.map(|(a, _)| a.len_utf8()).sum::<usize>())
-}
-
-fn common_prefix(a: &str, b: &str) -> usize {
-    a.chars().zip(b.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum()
 }
 
 #[cfg(test)]
@@ -94,9 +370,14 @@ mod tests {
     fn parts(source: &str, messages: &[(&str, &str)]) -> Result<Vec<String>, String> {
         let template = ChatTemplate::new(source, &SpecialTokens::default(), "t").unwrap();
         let messages: Vec<_> = messages.iter().map(|&(role, content)| Message::new(role, content)).collect();
-        let text = template.try_render(&messages, false)?;
-        let turns = assistant_turns(&template, &messages, &text)?;
-        Ok(turns.iter().map(|t| format!("{}^{}", &text[t.start..t.content_end], &text[t.content_end..t.limit])).collect())
+        let (conversation, text) = template.show(&messages.into(), false)?;
+        let turns = Turns::new(&template, &conversation);
+        let rows = match turns.rows(text)? {
+            Rows::One(row) => vec![row],
+            Rows::Each(indices) => indices.into_iter().map(|index| turns.row(index)).collect::<Result<_, _>>()?,
+        };
+        let part = |row: &Row, t: &Turn| format!("{}^{}", &row.text[t.start..t.content_end], &row.text[t.content_end..t.limit]);
+        Ok(rows.iter().flat_map(|row| row.turns.iter().map(|turn| part(row, turn)).collect::<Vec<_>>()).collect())
     }
 
     const TWO_TURNS: [(&str, &str); 4] = [("user", "a"), ("assistant", "b b"), ("user", "c"), ("assistant", " d")];

@@ -114,10 +114,8 @@ fn open_item(example: &Example, template: Option<&ChatTemplate>) -> Result<OpenI
     let (prompt, answer) = match posed.as_ref() {
         Content::Question { prompt, answer } => (Prompt::plain(prompt), answer),
         Content::Completion { prompt, completion, answer } => (Prompt::plain(prompt), answer.as_ref().unwrap_or(completion)),
-        Content::Chat { messages } => match messages.split_last() {
-            Some((last, asked)) if last.role == "assistant" && !asked.is_empty() => {
-                (Prompt::chat(template, asked, &origin)?, &last.content)
-            }
+        Content::Chat(conversation) => match conversation.asked() {
+            Some((asked, last)) => (Prompt::chat(template, &asked, &origin)?, &last.content),
             _ => return Err(example.error("there is nothing to answer: the last message must be the assistant's, after others")),
         },
         _ => return Err(example.error("answers need `prompt` with `completion` or `answer`, or `messages`")),

@@ -1,7 +1,7 @@
 //! What a model is asked.
 
 use super::documents::Documents;
-use crate::data::{ChatTemplate, Encoded, Example, Message, TextTokenizer};
+use crate::data::{ChatTemplate, Conversation, Encoded, Example, TextTokenizer};
 use peft_core::{Error, Result};
 use std::path::Path;
 use std::sync::Arc;
@@ -47,9 +47,9 @@ impl Prompt {
     ///
     /// # Errors
     /// [`Error::Data`] if there is no template or it refuses the conversation.
-    pub fn chat(template: Option<&ChatTemplate>, messages: &[Message], origin: &Origin) -> Result<Self> {
+    pub fn chat(template: Option<&ChatTemplate>, conversation: &Conversation, origin: &Origin) -> Result<Self> {
         let template = template.ok_or_else(|| origin.error("a conversation needs a chat template, and the checkpoint has none"))?;
-        let text = template.render(messages, true).map_err(|e| origin.error(e))?;
+        let text = template.render_conversation(conversation, true).map_err(|e| origin.error(e))?;
         Ok(Self { text, special_tokens: false })
     }
 

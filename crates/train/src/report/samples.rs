@@ -1,6 +1,6 @@
 //! Texts that a model writes before and after training, for people to read.
 
-use crate::data::{ChatTemplate, Content, Example, Message, TextTokenizer};
+use crate::data::{ChatTemplate, Content, Conversation, Example, Message, TextTokenizer};
 use crate::generate::{GenerateConfig, generate_batch};
 use peft_core::files::{read_text, write_atomic};
 use peft_core::{Error, LanguageModel, Result};
@@ -108,11 +108,9 @@ fn posed(example: &Example, tokenizer: &TextTokenizer, template: Option<&ChatTem
         Content::Text { text } => halves(text),
         Content::Completion { prompt, completion, .. } => (prompt.clone(), completion.clone()),
         Content::Question { prompt, answer, .. } => (prompt.clone(), answer.clone()),
-        Content::Chat { messages, .. } => match messages.split_last() {
-            Some((last, asked)) if last.role == "assistant" && !asked.is_empty() => {
-                return conversation(asked, last, example, tokenizer, template);
-            }
-            _ => return Ok(None),
+        Content::Chat(spoken) => match spoken.asked() {
+            Some((asked, last)) => return conversation(&asked, last, example, tokenizer, template),
+            None => return Ok(None),
         },
         _ => return Ok(None),
     };
@@ -121,15 +119,15 @@ fn posed(example: &Example, tokenizer: &TextTokenizer, template: Option<&ChatTem
 }
 
 fn conversation(
-    asked: &[Message],
+    asked: &Conversation,
     last: &Message,
     example: &Example,
     tokenizer: &TextTokenizer,
     template: Option<&ChatTemplate>,
 ) -> Result<Option<(Sample, Vec<u32>)>> {
     let template = template.ok_or_else(|| example.error("`messages` need a chat template, and the checkpoint has none"))?;
-    let text = template.render(asked, true).map_err(|e| example.error(e))?;
-    let prompt = asked.iter().map(|message| format!("{}: {}", message.role, message.content)).collect::<Vec<_>>().join("\n");
+    let text = template.render_conversation(asked, true).map_err(|e| example.error(e))?;
+    let prompt = asked.messages.iter().map(|message| format!("{}: {}", message.role, message.content)).collect::<Vec<_>>().join("\n");
     Ok(Some((Sample { prompt, expected: last.content.clone(), ..Sample::default() }, tokenizer.encode(&text, false)?)))
 }
 

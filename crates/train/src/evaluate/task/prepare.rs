@@ -93,7 +93,7 @@ impl Task {
             let pair = |shot: &&Solved| [Message::new("user", &shot.prompt), Message::new("assistant", &shot.answers[0])];
             let asked = Message::new("user", &solved.prompt);
             let messages: Vec<Message> = system.chain(shots.iter().flat_map(pair)).chain([asked]).collect();
-            return Prompt::chat(template, &messages, &solved.origin);
+            return Prompt::chat(template, &messages.into(), &solved.origin);
         }
         let separator = self.few_shot.as_ref().map_or("", |few_shot| few_shot.separator.as_str());
         let shown = |shot: &&Solved| format!("{}{}{}{separator}", shot.prompt, self.delimiter(&shot.prompt), shot.answers[0]);

@@ -1,10 +1,7 @@
 //! Texts that a task makes of a row: a field's value or a template.
 
 use super::rows::Row;
-use crate::data::{describe, python};
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Value as Jinja;
-use minijinja::{Environment, UndefinedBehavior, context};
+use crate::jinja::{Options, Rendering, Template, Value as Jinja};
 use peft_core::{Error, Result};
 use serde_json::Value;
 use std::path::Path;
@@ -20,7 +17,7 @@ pub(in super::super) struct Text {
 #[derive(Debug)]
 enum Source {
     Field(String),
-    Template(Box<Environment<'static>>),
+    Template(Template),
 }
 
 impl Text {
@@ -37,15 +34,9 @@ impl Text {
 
     /// A template, even if it looks like the name of a field.
     pub fn template(name: &'static str, source: &str, file: &Path) -> Result<Self> {
-        let mut environment = Environment::new();
-        environment.set_debug(true); // errors name what is undefined
-        environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        environment.set_syntax(SyntaxConfig::builder().keep_trailing_newline(true).build().expect("the default delimiters are valid"));
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment.set_unknown_method_callback(python::method);
-        let added = environment.add_template_owned(name, source.to_string());
-        added.map_err(|e| Error::file(file, format!("the template of `{name}` does not compile: {}", describe(&e))))?;
-        Ok(Self { name, source: Source::Template(Box::new(environment)) })
+        let template = Template::new(source, Options { keep_trailing_newline: true, strict: true, ..Options::default() })
+            .map_err(|e| Error::file(file, format!("the template of `{name}` does not compile: {e}")))?;
+        Ok(Self { name, source: Source::Template(template) })
     }
 
     /// The text for a row.
@@ -61,7 +52,7 @@ impl Text {
     pub fn render_choice(&self, row: &Row, choice: &str) -> Result<String> {
         match &self.source {
             Source::Field(_) => self.render(row),
-            Source::Template(environment) => self.fill(environment, row, choice.into()),
+            Source::Template(template) => self.fill(template, row, Some(choice)),
         }
     }
 
@@ -69,7 +60,7 @@ impl Text {
     pub fn value(&self, row: &Row) -> Result<Value> {
         match &self.source {
             Source::Field(path) => row.field(path).cloned().map_err(|reason| self.error(row, reason)),
-            Source::Template(environment) => Ok(Value::String(self.fill(environment, row, Jinja::UNDEFINED)?)),
+            Source::Template(template) => Ok(Value::String(self.fill(template, row, None)?)),
         }
     }
 
@@ -78,11 +69,16 @@ impl Text {
         row.origin.error(format!("`{}`: {reason}", self.name))
     }
 
-    fn fill(&self, environment: &Environment<'static>, row: &Row, choice: Jinja) -> Result<String> {
-        let fields = Jinja::from_pairs(row.fields.iter().map(|(name, value)| (name.clone(), python::from_json(value))));
-        let values = context! { choice, row => fields.clone(), ..fields };
-        let rendered = environment.get_template(self.name).and_then(|template| template.render(values));
-        rendered.map_err(|e| self.error(row, format!("{}; the row has {}", describe(&e), row.names())))
+    fn fill(&self, template: &Template, row: &Row, choice: Option<&str>) -> Result<String> {
+        // The last that has a name decides.
+        let context = || {
+            let fields = || row.fields.iter().map(|(name, value)| (name.as_str(), Jinja::from_json(value)));
+            let named = fields().map(|(name, value)| (name.to_string(), value));
+            let choice = choice.map(|choice| ("choice".to_string(), Jinja::str(choice)));
+            named.chain([("row".to_string(), Jinja::from_pairs(fields()))]).chain(choice).collect()
+        };
+        let rendered = template.render(context, Rendering::default());
+        rendered.map_err(|e| self.error(row, format!("{e}; the row has {}", row.names())))
     }
 }
 

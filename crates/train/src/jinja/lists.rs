@@ -1,0 +1,342 @@
+//! Filters of sequences.
+
+use super::Error;
+use super::calls::Args;
+use super::machine::Machine;
+use super::value::{Kind, Value};
+use std::cmp::Ordering;
+
+impl Machine<'_> {
+    pub fn list_filter(&mut self, name: &str, value: Value, args: Args) -> Result<Value, Error> {
+        match name {
+            "length" | "count" => {
+                let [] = args.bind(name, [])?;
+                self.length(&value)
+            }
+            "list" => {
+                let [] = args.bind(name, [])?;
+                Value::list(self.items(&value)?)
+            }
+            "first" => match &value {
+                Value::Seq(seq) => Ok(seq.take_first().cloned().unwrap_or_else(|| none_of("first"))),
+                other => Ok(self.items(other)?.into_iter().next().unwrap_or_else(|| none_of("first"))),
+            },
+            "last" => match &value {
+                Value::Seq(seq) if seq.kind == Kind::Generator => Err(Error::new("'generator' object is not reversible")),
+                other => Ok(self.items(other)?.pop().unwrap_or_else(|| none_of("last"))),
+            },
+            "reverse" => match &value {
+                Value::Str(text) => {
+                    self.spend_text(text.len())?;
+                    Ok(Value::str(text.chars().rev().collect::<String>()))
+                }
+                other => {
+                    let mut items = self.items(other)?;
+                    items.reverse();
+                    Value::seq(Kind::Generator, items)
+                }
+            },
+            "items" => match &value {
+                Value::Undefined(_) => Value::seq(Kind::Generator, Vec::new()),
+                Value::Dict(_) => {
+                    let items = self.method(&value, "items", Args::default())?;
+                    Value::seq(Kind::Generator, self.items(&items)?)
+                }
+                other => Err(Error::new(format!("Can only get item pairs from a mapping, found a {}", other.type_name()))),
+            },
+            "join" => self.join_filter(&value, args),
+            "map" => self.map(&value, args),
+            "select" | "reject" => self.select(&value, args, None, name == "select"),
+            "selectattr" | "rejectattr" => {
+                let mut args = args;
+                if args.positional.is_empty() {
+                    return Err(Error::new(format!("`{name}` needs an attribute")));
+                }
+                let attribute = args.positional.remove(0);
+                self.select(&value, args, Some(attribute), name == "selectattr")
+            }
+            "sort" | "unique" | "min" | "max" | "groupby" | "dictsort" => self.ordering_filter(name, &value, args),
+            "sum" => self.sum(&value, args),
+            "batch" | "slice" => self.pieces(name, &value, args),
+            "zip" | "chain" => Err(Error::new(format!("jinja2 has no filter `{name}`"))),
+            "bool" => Ok(Value::Bool(self.truth(&value)?)),
+            _ => Err(Error::new(format!("unknown filter `{name}`"))),
+        }
+    }
+
+    fn length(&mut self, value: &Value) -> Result<Value, Error> {
+        self.check_defined(value)?;
+        let length = match value {
+            Value::Undefined(_) => 0,
+            Value::Str(text) => {
+                self.spend(1 + text.len() as u64 / 64)?;
+                text.chars().count()
+            }
+            Value::Seq(seq) if seq.kind != Kind::Generator => seq.items.len(),
+            Value::Dict(dict) => dict.entries.len(),
+            Value::Loop(state) => state.borrow().items.len(),
+            other => return Err(Error::new(format!("object of type '{}' has no len()", other.type_name()))),
+        };
+        Ok(Value::Int(length as i128))
+    }
+
+    /// What `attribute`, a path like `a.b.0`, is of `value`.
+    fn path(&mut self, value: &Value, attribute: &Value, default: Option<&Value>) -> Result<Value, Error> {
+        let mut found = value.clone();
+        if let Value::Str(path) = attribute {
+            for part in path.split('.') {
+                let part = part.parse::<i128>().map_or_else(|_| Value::str(part), Value::Int);
+                found = self.item(&found, &part)?;
+                if found.is_undefined()
+                    && let Some(default) = default
+                {
+                    found = default.clone();
+                }
+            }
+            return Ok(found);
+        }
+        found = self.item(&found, attribute)?;
+        Ok(if found.is_undefined() { default.cloned().unwrap_or(found) } else { found })
+    }
+
+    fn join_filter(&mut self, value: &Value, args: Args) -> Result<Value, Error> {
+        let [separator, attribute] = args.bind("join", ["d", "attribute"])?;
+        let separator = separator.map_or_else(|| Ok("".into()), |separator| self.text(&separator))?;
+        let mut out = String::new();
+        for (index, item) in self.items(value)?.into_iter().enumerate() {
+            let item = match &attribute {
+                Some(attribute) => self.path(&item, attribute, None)?,
+                None => item,
+            };
+            if index > 0 {
+                self.push(&mut out, &separator)?;
+            }
+            self.write(&mut out, &item)?;
+        }
+        Ok(Value::str(out))
+    }
+
+    fn map(&mut self, value: &Value, mut args: Args) -> Result<Value, Error> {
+        let items = self.items(value)?;
+        let mut out = Vec::with_capacity(items.len());
+        if args.positional.is_empty() {
+            let [attribute, default] = args.bind("map", ["attribute", "default"])?;
+            let attribute = attribute.ok_or_else(|| Error::new("`map` needs a filter or an attribute"))?;
+            for item in items {
+                out.push(self.path(&item, &attribute, default.as_ref())?);
+            }
+            return Value::seq(Kind::Generator, out);
+        }
+        let name = self.text(&args.positional.remove(0))?;
+        for item in items {
+            out.push(self.deeper(|machine| machine.filter(&name, item, args.clone()))?);
+        }
+        Value::seq(Kind::Generator, out)
+    }
+
+    fn select(&mut self, value: &Value, mut args: Args, attribute: Option<Value>, wanted: bool) -> Result<Value, Error> {
+        let test = match args.positional.is_empty() {
+            true => None,
+            false => Some(self.text(&args.positional.remove(0))?),
+        };
+        let mut out = Vec::new();
+        for item in self.items(value)? {
+            let tested = match &attribute {
+                Some(attribute) => self.path(&item, attribute, None)?,
+                None => item.clone(),
+            };
+            let met = match &test {
+                Some(test) => self.test(test, &tested, args.clone())?,
+                None => self.truth(&tested)?,
+            };
+            if met == wanted {
+                out.push(item);
+            }
+        }
+        Value::seq(Kind::Generator, out)
+    }
+
+    /// What values are ordered by: an attribute, and texts in lower case unless case counts.
+    fn sort_key(&mut self, value: &Value, attribute: Option<&Value>, default: Option<&Value>, case: bool) -> Result<Value, Error> {
+        let key = match attribute {
+            None | Some(Value::None) => value.clone(),
+            Some(Value::Str(paths)) if paths.contains(',') => {
+                let parts = paths.split(',').map(|path| self.sort_key(value, Some(&Value::str(path.trim())), default, case));
+                return Value::list(parts.collect::<Result<_, _>>()?);
+            }
+            Some(attribute) => self.path(value, attribute, default)?,
+        };
+        Ok(match key {
+            Value::Str(text) if !case => {
+                self.spend_text(text.len())?;
+                Value::str(text.to_lowercase())
+            }
+            other => other,
+        })
+    }
+
+    /// In order of the keys. Keys that are equal need no order with `equal_first`, as if each were the one item of a list.
+    fn sorted(&mut self, mut keyed: Vec<(Value, Value)>, reverse: bool, equal_first: bool) -> Result<Vec<(Value, Value)>, Error> {
+        let mut failed = None;
+        let mut order = |a: &(Value, Value), b: &(Value, Value)| {
+            if failed.is_some() {
+                return Ordering::Equal;
+            }
+            let equal = if equal_first { self.equal(&a.0, &b.0) } else { Ok(false) };
+            let order = equal.and_then(|equal| if equal { Ok(None) } else { self.order(&a.0, &b.0, "<") });
+            order.map(|order| order.unwrap_or(Ordering::Equal)).unwrap_or_else(|error| {
+                failed = Some(error);
+                Ordering::Equal
+            })
+        };
+        match reverse {
+            true => keyed.sort_by(|a, b| order(b, a)),
+            false => keyed.sort_by(order),
+        }
+        failed.map_or(Ok(keyed), Err)
+    }
+
+    fn ordering_filter(&mut self, name: &str, value: &Value, args: Args) -> Result<Value, Error> {
+        let flag = |machine: &Self, value: Option<Value>| value.map_or(Ok(false), |value| machine.truth(&value));
+        if name == "dictsort" {
+            let [case, by, reverse] = args.bind(name, ["case_sensitive", "by", "reverse"])?;
+            let (case, reverse) = (flag(self, case)?, flag(self, reverse)?);
+            let at = match by.as_ref().and_then(Value::as_str) {
+                None | Some("key") => 0,
+                Some("value") => 1,
+                Some(_) => return Err(Error::new("You can only sort by either \"key\" or \"value\"")),
+            };
+            let pairs = self.list_filter("items", value.clone(), Args::default())?;
+            let pairs = self.items(&pairs)?;
+            let keyed = self.keyed(pairs, Some(&Value::Int(at)), None, case)?;
+            return Value::list(self.sorted(keyed, reverse, false)?.into_iter().map(|(_, pair)| pair).collect());
+        }
+        let (reverse, case, attribute, default) = match name {
+            "sort" => {
+                let [reverse, case, attribute] = args.bind(name, ["reverse", "case_sensitive", "attribute"])?;
+                (flag(self, reverse)?, flag(self, case)?, attribute, None)
+            }
+            "groupby" => {
+                let [attribute, default, case] = args.bind(name, ["attribute", "default", "case_sensitive"])?;
+                (false, flag(self, case)?, attribute, default)
+            }
+            _ => {
+                let [case, attribute] = args.bind(name, ["case_sensitive", "attribute"])?;
+                (false, flag(self, case)?, attribute, None)
+            }
+        };
+        let items = self.items(value)?;
+        let keyed = self.keyed(items, attribute.as_ref(), default.as_ref(), case)?;
+        let values = |keyed: Vec<(Value, Value)>| keyed.into_iter().map(|(_, value)| value).collect::<Vec<_>>();
+        match name {
+            "sort" => Value::list(values(self.sorted(keyed, reverse, true)?)),
+            "unique" => {
+                let mut seen = std::collections::HashSet::new();
+                let mut out = Vec::new();
+                for (key, value) in keyed {
+                    if seen.insert(super::value::Key::of(&key)?) {
+                        out.push(value);
+                    }
+                }
+                Value::seq(Kind::Generator, out)
+            }
+            "groupby" => self.groups(keyed, attribute.as_ref(), default.as_ref(), case),
+            _ => {
+                let mut best: Option<(Value, Value)> = None;
+                for (key, value) in keyed {
+                    let better = match &best {
+                        None => true,
+                        Some((held, _)) => {
+                            let (order, symbol) = if name == "min" { (Ordering::Less, "<") } else { (Ordering::Greater, ">") };
+                            self.order(&key, held, symbol)? == Some(order)
+                        }
+                    };
+                    if better {
+                        best = Some((key, value));
+                    }
+                }
+                Ok(best.map_or_else(|| none_of(name), |(_, value)| value))
+            }
+        }
+    }
+
+    fn keyed(
+        &mut self,
+        items: Vec<Value>,
+        attribute: Option<&Value>,
+        default: Option<&Value>,
+        case: bool,
+    ) -> Result<Vec<(Value, Value)>, Error> {
+        items.into_iter().map(|item| Ok((self.sort_key(&item, attribute, default, case)?, item))).collect()
+    }
+
+    fn groups(
+        &mut self,
+        keyed: Vec<(Value, Value)>,
+        attribute: Option<&Value>,
+        default: Option<&Value>,
+        case: bool,
+    ) -> Result<Value, Error> {
+        let mut groups: Vec<(Value, Vec<Value>)> = Vec::new();
+        for (key, value) in self.sorted(keyed, false, false)? {
+            match groups.last_mut() {
+                Some((held, group)) if self.equal(held, &key)? => group.push(value),
+                _ => groups.push((key, vec![value])),
+            }
+        }
+        let mut out = Vec::new();
+        for (key, group) in groups {
+            // A group is called what its first member has, not that in lower case.
+            let name = if case { key } else { self.sort_key(&group[0], attribute, default, true)? };
+            out.push(Value::seq(Kind::Group, vec![name, Value::list(group)?])?);
+        }
+        Value::list(out)
+    }
+
+    fn sum(&mut self, value: &Value, args: Args) -> Result<Value, Error> {
+        let [attribute, start] = args.bind("sum", ["attribute", "start"])?;
+        let mut sum = start.unwrap_or(Value::Int(0));
+        for item in self.items(value)? {
+            let item = match &attribute {
+                None | Some(Value::None) => item,
+                Some(attribute) => self.path(&item, attribute, None)?,
+            };
+            sum = self.binary(super::ast::Operator::Add, &sum, &item)?;
+        }
+        Ok(sum)
+    }
+
+    /// `batch` cuts into pieces of a length, `slice` into a number of pieces.
+    fn pieces(&mut self, name: &str, value: &Value, args: Args) -> Result<Value, Error> {
+        let [count, fill] = args.bind(name, ["count", "fill_with"])?;
+        let count = count.as_ref().and_then(Value::as_int).filter(|count| *count > 0);
+        let count = count.ok_or_else(|| Error::new(format!("`{name}` needs a number above 0")))?;
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        let fill = fill.filter(|fill| !matches!(fill, Value::None));
+        let items = self.items(value)?;
+        if name == "batch" {
+            let mut pieces: Vec<Vec<Value>> = items.chunks(count).map(<[Value]>::to_vec).collect();
+            if let (Some(fill), Some(last)) = (fill, pieces.last_mut()) {
+                self.spend_items(count)?;
+                last.resize(count, fill);
+            }
+            return Value::seq(Kind::Generator, pieces.into_iter().map(Value::list).collect::<Result<_, _>>()?);
+        }
+        self.spend_items(count)?;
+        let (each, longer) = (items.len() / count, items.len() % count);
+        let mut items = items.into_iter();
+        let mut out = Vec::with_capacity(count);
+        for index in 0..count {
+            let mut piece: Vec<Value> = items.by_ref().take(each + usize::from(index < longer)).collect();
+            if let Some(fill) = fill.as_ref().filter(|_| index >= longer) {
+                piece.push(fill.clone());
+            }
+            out.push(Value::list(piece)?);
+        }
+        Value::seq(Kind::Generator, out)
+    }
+}
+
+fn none_of(what: &str) -> Value {
+    Value::Undefined(Some(what.into()))
+}
