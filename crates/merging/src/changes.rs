@@ -191,12 +191,18 @@ fn check_complete(adapter: &Lora, base: &Checkpoint, weights: &BTreeMap<String, 
         let module = owner(&name);
         let changed = weights.get(key).is_some_and(|change| change.module.is_some());
         let is_matrix = name.ends_with(".weight") && base.info(key).is_some_and(|info| info.shape.len() == 2);
-        let expected = match adapter.config.saved(module) {
-            Some(entry) if !in_file.contains(name.as_str()) => format!("a tensor, as modules_to_save names `{entry}`"),
-            None if listed && is_matrix && !changed && selection.includes(module, true)? => "a change, as the configuration selects it".into(),
-            _ => continue,
-        };
-        return Err(Error::AdapterFile { file: adapter.tensors.path().into(), key: name, expected, found: "nothing".into() });
+        let (file, found) = (adapter.tensors.path().into(), "nothing".into());
+        match adapter.config.saved(module) {
+            Some(entry) if !in_file.contains(name.as_str()) => {
+                let expected = format!("a tensor, as modules_to_save names `{entry}`");
+                return Err(Error::Tensor { file, key: name, expected, found });
+            }
+            None if listed && is_matrix && !changed && selection.includes(module, true)? => {
+                let expected = "a change, as the configuration selects the module".into();
+                return Err(Error::AdapterFile { file, key: name, expected, found });
+            }
+            _ => {}
+        }
     }
     Ok(())
 }
