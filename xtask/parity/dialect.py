@@ -70,7 +70,7 @@ ADAPTERS = {
 FIRST = r"layers\.0\.self_attn\.q_proj"
 CASES = {
     "plain": ("two", {}),
-    "nulls": ("two", {k: None for k in ("use_rslora", "use_dora", "inference_mode", "fan_in_fan_out", "init_lora_weights", "lora_bias", "rank_pattern")}),
+    "nulls": ("two", {k: None for k in ("use_rslora", "use_dora", "inference_mode", "fan_in_fan_out", "init_lora_weights", "lora_bias")}),
     "null-targets": ("four", {"target_modules": None}),
     "narrowed": ("two", {"target_modules": ["o_proj", "nothing"]}),
     "excluded": ("two", {"exclude_modules": ["q_proj"]}),

@@ -117,7 +117,9 @@ impl Case {
                 }
                 (None, Err(_)) => {}
                 (Some(_), Err(said)) if !reads => assert!(said.contains("peft merge-adapter"), "{name}: {command}: {said}"),
-                (_, said) => panic!("{name}: {command}: {said:?}"),
+                (expected, said) => {
+                    panic!("{name}: {command}: {:?}, and HF PEFT {}", said.map(|_| "read"), if expected.is_some() { "reads it" } else { "refuses" })
+                }
             }
         }
     }
