@@ -36,7 +36,7 @@ impl Changes {
     /// [`Error::InvalidConfig`] for an embedding that shares its weight with the head, which the adapter would change too, and for
     /// what needs more weights than the base has.
     pub fn new(adapter: Lora, base: &Checkpoint, config: &Value) -> Result<Self> {
-        let tied = config["tie_word_embeddings"] == true;
+        let tied = config["tie_word_embeddings"] == true && has_head(config);
         let mut weights: BTreeMap<String, Change> = BTreeMap::new();
         for whole in &adapter.whole {
             if tied && is_head(&whole.replaces) && !base.contains(&whole.replaces) && is_copy_of_embedding(&adapter, &whole.key) {
@@ -132,6 +132,12 @@ fn is_transposed(adapter: &Lora, site: &Site, found: &[usize], config: &Value) -
         (_, Some(kind)) => INPUTS_FIRST.contains(&kind),
         (_, None) => adapter.config.settings.fan_in_fan_out,
     }
+}
+
+/// Whether a model has a head over tokens, to go by its architecture: encoders that label have none, whatever they say of tying.
+fn has_head(config: &Value) -> bool {
+    let name = config["architectures"][0].as_str();
+    name.is_none_or(|name| ["LM", "ForPreTraining", "ForConditionalGeneration"].iter().any(|part| name.contains(part)))
 }
 
 /// The module that a weight belongs to.

@@ -2,7 +2,7 @@
 //!
 //! `fixtures/dialect` holds the cases: adapters that HF PEFT has saved, settings that were changed afterwards, and its logits.
 
-use crate::common::{Place, peft};
+use crate::common::{Place, TINY, failure, peft};
 use peft_core::files::Checkpoint;
 use peft_core::{CONFIG_FILE, TENSOR_FILE};
 use serde_json::Value;
@@ -197,5 +197,29 @@ fn tensors_that_are_not_selected_are_named() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{said}");
         assert!(said.contains("`model.layers.0.self_attn.q_proj`, `model.layers.1.self_attn.q_proj` are left out"), "{command:?}: {said}");
+    }
+}
+
+#[test]
+fn settings_of_a_run_that_match_nothing_are_told() {
+    let place = Place::new();
+    let (data, out) = (place.data(), place.path("out"));
+    let finetune = ["finetune", "--model", TINY, "--data", &data, "--max-steps", "1", "--out", &out, "--overwrite"];
+    let said = failure(&[&finetune[..], &["--target-modules", "q_proj,v_prj"]].concat());
+    assert!(said.contains("no module matches `v_prj`; the nearest names are `v_proj`"), "{said}");
+    let said = failure(&[&finetune[..], &["--modules-to-save", "lm_haed"]].concat());
+    assert!(said.contains("no module matches `lm_haed`"), "{said}");
+    let patterns = "target_modules: [q_proj]\nalpha_pattern: {^q_proj: 800}\nrank_pattern: {v_prj: 2}\n";
+    let config = place.write("run.yaml", patterns);
+    for (arguments, words) in [
+        (["--exclude-modules", "q_prj"], "exclude_modules: `q_prj` matches nothing in this model; the nearest are `q_proj`"),
+        (["--layers-to-transform", "0,99"], "layers_to_transform: `99` matches nothing in this model"),
+        (["--bias", "all"], "bias: `all` matches nothing"),
+        (["--config", &config], "rank_pattern: `v_prj` matches nothing"),
+        (["--config", &config], "alpha_pattern: `^q_proj` matches nothing"),
+    ] {
+        let output = peft(&[&finetune[..], &arguments].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && said.contains(words), "{arguments:?}: {said}");
     }
 }
