@@ -5,7 +5,7 @@ use burn::tensor::{DType, Device};
 use peft_core::files::{Checkpoint, read_json};
 use peft_core::{CONFIG_FILE, Error, Result, TENSOR_FILE, hf, merge, visit_slots};
 use peft_merge::compeft::Expert;
-use peft_models::encoder::{EncoderConfig, Family, SequenceClassifier, TokenClassifier};
+use peft_models::encoder::{EncoderConfig, Family, SequenceClassifier, TokenClassifier, UnderHead};
 use peft_models::{CausalLm, Encoder};
 use serde_json::Value;
 use std::path::Path;
@@ -21,8 +21,10 @@ pub enum Loaded {
     Texts(SequenceClassifier),
     /// An encoder that labels tokens.
     Tokens(TokenClassifier),
-    /// An encoder alone, or under a head that this program leaves as it is.
+    /// An encoder without a head.
     Encoder(Encoder),
+    /// An encoder under a head that is left as it is.
+    UnderHead(UnderHead),
 }
 
 impl Loaded {
@@ -40,13 +42,18 @@ impl Loaded {
         match head.task.as_deref() {
             Some("TOKEN_CLS") => Self::tokens(config, &checkpoint, adapter, &head, device, dtype),
             Some("SEQ_CLS") => Ok(Self::Texts(texts(config, &checkpoint, adapter, &head, device, dtype)?)),
+            // The paths of the adapter are those of an encoder without a head.
+            _ if head.alone => Ok(Self::Encoder(adapted(Encoder::from_checkpoint(config, &checkpoint, device, dtype)?, adapter)?)),
             _ if of_tokens && (head.outputs.is_some() || checkpoint.contains("classifier.weight")) => {
                 Self::tokens(config, &checkpoint, adapter, &head, device, dtype)
             }
             _ if head.outputs.is_some() || SequenceClassifier::is_in(&checkpoint) => {
                 Ok(Self::Texts(texts(config, &checkpoint, adapter, &head, device, dtype)?))
             }
-            _ => Ok(Self::Encoder(adapted(Encoder::from_checkpoint(config, &checkpoint, device, dtype)?, adapter)?)),
+            _ => {
+                let encoder = Encoder::from_checkpoint(config, &checkpoint, device, dtype)?;
+                Ok(Self::UnderHead(adapted(UnderHead { encoder }, adapter)?))
+            }
         }
     }
 
@@ -78,6 +85,7 @@ impl Loaded {
             Self::Texts(model) => Self::Texts(merge(model)?),
             Self::Tokens(model) => Self::Tokens(merge(model)?),
             Self::Encoder(model) => Self::Encoder(merge(model)?),
+            Self::UnderHead(model) => Self::UnderHead(merge(model)?),
         })
     }
 
@@ -88,6 +96,7 @@ impl Loaded {
             Self::Texts(model) => model.save_like(dir, base, max_shard_bytes),
             Self::Tokens(model) => model.save_like(dir, base, max_shard_bytes),
             Self::Encoder(model) => model.save_like(dir, base, max_shard_bytes),
+            Self::UnderHead(model) => model.save_like(dir, base, max_shard_bytes),
         }
     }
 }
@@ -134,6 +143,8 @@ struct Head {
     outputs: Option<usize>,
     /// Whether it holds a pooler.
     pooler: bool,
+    /// Whether its tensors have the paths of an encoder without a head.
+    alone: bool,
 }
 
 impl Head {
@@ -156,6 +167,7 @@ impl Head {
 
     fn of(config: &Value, labels: Option<Vec<String>>, tensors: &[(&str, &[usize])]) -> Self {
         let classifier = ["classifier.weight", "classifier.out_proj.weight"].map(|name| format!("base_model.model.{name}"));
+        let without = ["encoder.", "embeddings."].map(|name| format!("base_model.model.{name}"));
         let named = |key: &str| hf::Key::parse(key).is_some_and(|key| classifier.contains(&key.canonical()));
         let outputs = tensors.iter().find(|(key, _)| named(key)).and_then(|(_, shape)| shape.first());
         Self {
@@ -163,6 +175,7 @@ impl Head {
             labels,
             outputs: outputs.copied(),
             pooler: tensors.iter().any(|(key, _)| key.ends_with("pooler.dense.weight")),
+            alone: tensors.iter().any(|(key, _)| without.iter().any(|name| key.starts_with(name))),
         }
     }
 

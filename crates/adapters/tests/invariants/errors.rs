@@ -149,6 +149,29 @@ fn a_weight_that_is_not_finite_is_not_merged() {
 }
 
 #[test]
+fn an_adapter_that_is_not_finite_is_not_saved() {
+    struct Spoil(Vec<f32>);
+    impl ModuleMapper for Spoil {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let (Some(number), true) = (self.0.pop(), param.is_require_grad()) else { return param };
+            param.map(|value| (value.detach() + number).detach().require_grad())
+        }
+    }
+    let save = |numbers: &[f32]| {
+        let dir = tempfile::tempdir().unwrap();
+        let net = attach(Net::new(), &PeftConfig::Lora(lora_on(["down"])), 0).unwrap().0.map(&mut Spoil(numbers.repeat(16)));
+        let saved = peft_core::save_adapter(&net, "default", &serde_json::json!({}), dir.path());
+        (saved, std::fs::read_dir(dir.path()).unwrap().count())
+    };
+    let (saved, files) = save(&[f32::NAN]);
+    let error = saved.unwrap_err().to_string();
+    assert!(error.contains("tensor `base_model.model.down.lora_") && error.contains("not a finite number"), "{error}");
+    assert_eq!(files, 0);
+    // Their sum is infinite, they are not.
+    save(&[f32::MAX]).0.unwrap();
+}
+
+#[test]
 fn a_bias_without_a_place_is_not_merged() {
     let net = attach(Net::new(), &PeftConfig::Lora(LoraConfig { lora_bias: true, ..lora_on(["down"]) }), 0).unwrap().0;
     assert!(merge(net).unwrap_err().to_string().contains("down: the adapter has a bias, but the module has none"));

@@ -1,6 +1,6 @@
 //! Writing an encoder as transformers does.
 
-use super::base::Encoder;
+use super::base::{Encoder, UnderHead};
 use super::classifier::SequenceClassifier;
 use super::config::EncoderConfig;
 use super::keys::Keys;
@@ -47,6 +47,16 @@ impl Encoder {
     }
 }
 
+impl UnderHead {
+    /// As [`Encoder::save_like`].
+    ///
+    /// # Errors
+    /// Those of [`Encoder::save_like`].
+    pub fn save_like(&self, dir: impl AsRef<Path>, base: impl AsRef<Path>, max_shard_bytes: u64) -> Result<u64> {
+        Like { model: self, config: self.encoder.config(), head: "" }.write(dir.as_ref(), base.as_ref(), max_shard_bytes)
+    }
+}
+
 impl SequenceClassifier {
     /// As [`Encoder::save_like`]; a classifier that `base` does not have takes the place of the head that is stored there.
     ///
@@ -82,10 +92,10 @@ impl<M: Module> Like<'_, M> {
         let (checkpoint, mut json) = (Checkpoint::open(base)?, files::read_json::<Value>(&base.join("config.json"))?);
         let keys = Keys::new(&checkpoint, self.config.family);
         let embedding = keys.of_encoder(EMBEDDING);
-        let stored = |path: &str| match (self.head.is_empty(), keys.inside(path)) {
-            (true, _) => keys.of_encoder(path),
-            (false, Some(inside)) => keys.of_encoder(inside),
-            (false, None) => path.to_string(),
+        let stored = |path: &str| match keys.inside(path) {
+            Some(inside) => keys.of_encoder(inside),
+            None if self.head.is_empty() => keys.of_encoder(path),
+            None => path.to_string(),
         };
         let dtype = |path: &str| stored_dtype(checkpoint.info(&stored(path)).or(checkpoint.info(&embedding)));
         let mut tensors = weights(self.model, dtype)?;
@@ -98,12 +108,18 @@ impl<M: Module> Like<'_, M> {
                     tensors.push(TensorSource::from_checkpoint(&checkpoint, key)?);
                 }
                 if let Some(head) = self.untied_head(&checkpoint).filter(|_| json["tie_word_embeddings"] != false) {
-                    if !checkpoint.contains(head) {
-                        tensors.push(TensorSource { name: head.into(), ..TensorSource::from_checkpoint(&checkpoint, &embedding)? });
+                    for (name, from) in [("decoder.weight", embedding.clone()), ("decoder.bias", format!("{head}bias"))] {
+                        let name = format!("{head}{name}");
+                        if !checkpoint.contains(&name) && checkpoint.contains(&from) {
+                            tensors.push(TensorSource { name, ..TensorSource::from_checkpoint(&checkpoint, &from)? });
+                        }
                     }
                     json["tie_word_embeddings"] = false.into();
                 }
             }
+        }
+        if let Some(rows) = tensors.iter().find(|tensor| tensor.name.ends_with(EMBEDDING)).and_then(|tensor| tensor.info.shape.first()) {
+            json["vocab_size"] = (*rows).into();
         }
         let bytes = write_checkpoint(dir, tensors, max_shard_bytes, &pytorch_metadata())?;
         write_config(dir, &json)?;
@@ -116,12 +132,12 @@ impl<M: Module> Like<'_, M> {
         self.head.is_empty() || (json["architectures"][0] == name && base.labels == self.config.labels)
     }
 
-    /// The head over the vocabulary that shares the embedding's weight, which an adapter has changed: the head stays as it was.
+    /// What stands before the names of a head over the vocabulary that shares the embedding's weight, if an adapter has changed that: the
+    /// head stays as it was.
     fn untied_head(&self, checkpoint: &Checkpoint) -> Option<&'static str> {
         let mut changed = false;
         visit_slots(self.model, |path, slot| changed |= path.ends_with(EMBEDDING) && slot.is_merged());
-        let heads = [("cls.predictions.", "cls.predictions.decoder.weight"), ("lm_head.", "lm_head.decoder.weight")];
-        let head = heads.iter().find(|(prefix, _)| checkpoint.keys().any(|key| key.starts_with(prefix)));
-        head.filter(|_| changed).map(|(_, head)| *head)
+        let head = ["cls.predictions.", "lm_head."].into_iter().find(|head| checkpoint.keys().any(|key| key.starts_with(head)));
+        head.filter(|_| changed)
     }
 }
