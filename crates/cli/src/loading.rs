@@ -5,7 +5,7 @@ use burn::module::Module;
 use burn::tensor::{DType, Device};
 use clap::{Args, ValueEnum};
 use peft_adapters::PeftConfig;
-use peft_core::files::TensorInfo;
+use peft_core::files::{Inputs, TensorInfo};
 use peft_core::{CONFIG_FILE, Error, Result, device};
 use peft_merge::compeft::{self, Expert};
 use peft_models::CausalLm;
@@ -65,6 +65,11 @@ impl ModelArgs {
             *adapter = hub::resolve(adapter, Kind::Adapter)?.dir;
         }
         Ok(())
+    }
+
+    /// What no output may harm.
+    pub fn inputs(&self) -> Inputs {
+        Inputs::none().and("the model", &self.model).and_maybe("the adapter", self.adapter.as_ref())
     }
 
     /// The model with its adapter active, for inference.

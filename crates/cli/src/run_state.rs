@@ -8,17 +8,17 @@
 //! 4. `finished: true`: it is over.
 
 use crate::commands::report::PAGE_FILE;
-use peft_core::files::{OutputDir, read_json, write_atomic};
+use peft_core::files::{OutputDir, RunDir, disk, read_json, write_atomic};
 use peft_core::{Error, Result};
 use peft_train::report::{METRICS_FILE, PARAMETERS_FILE, RunRecord, SAMPLES_FILE, SETTINGS_FILE, SUMMARY_FILE, page};
 use peft_train::{BaseFingerprint, CheckpointDir};
 use serde::{Deserialize, Serialize};
-use std::fs::{read_dir, remove_dir, remove_dir_all, remove_file, rename};
-use std::io::ErrorKind::NotFound;
+use std::fs::read_dir;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-const STATE_FILE: &str = "run_state.json";
+/// The memory of a run, in its directory.
+pub const STATE_FILE: &str = "run_state.json";
 /// Where results are complete before they are moved into place.
 const FINISHED: &str = "finished";
 
@@ -101,35 +101,23 @@ impl RunState {
         CheckpointDir::new(out.join("checkpoints")).clear()?;
         remove_finished(out)?;
         let own = [SUMMARY_FILE, SAMPLES_FILE, PAGE_FILE, METRICS_FILE, PARAMETERS_FILE].map(String::from);
-        own.iter().chain(&self.results).try_for_each(|name| remove(&out.join(name)))?;
+        own.iter().chain(&self.results).try_for_each(|name| disk::remove_file(&out.join(name)))?;
         self.results.clear();
         self.begun = true;
         self.write(out)
     }
 
     /// Save what a run has learned, all of it or nothing: `save` writes it into a directory that gets its name when it is complete.
-    pub fn finish(&self, out: &Path, outcome: &impl Serialize, save: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
-        let complete = OutputDir::create(&out.join(FINISHED), true)?;
+    pub fn finish(&self, place: &RunDir, out: &Path, outcome: &impl Serialize, save: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+        let complete = OutputDir::inside(&out.join(FINISHED))?;
         save(complete.path())?;
         let mut results = names(complete.path())?;
         results.sort();
+        place.begin(&results.iter().map(String::as_str).collect::<Vec<_>>())?;
         write_json(&complete.path().join(SUMMARY_FILE), outcome)?;
         Self { finished: true, results, ..self.clone() }.write(complete.path())?;
         complete.commit()?;
         put(out)
-    }
-
-    /// Forget a run that has not taken a step, in a directory that it made.
-    pub fn withdraw(out: &Path) {
-        let untouched = std::fs::metadata(out.join(METRICS_FILE)).map_or(true, |metrics| metrics.len() == 0);
-        if !untouched || out.join(FINISHED).exists() || CheckpointDir::new(out.join("checkpoints")).latest().is_some() {
-            return;
-        }
-        for name in [SETTINGS_FILE, STATE_FILE, METRICS_FILE, PARAMETERS_FILE, SAMPLES_FILE] {
-            let _ = remove(&out.join(name));
-        }
-        let _ = remove_dir(out.join("checkpoints"));
-        let _ = remove_dir(out);
     }
 }
 
@@ -148,7 +136,7 @@ fn put(out: &Path) -> Result<PathBuf> {
     if let Some(state) = RunState::read(&finished)? {
         for name in names(&finished)?.iter().filter(|name| *name != STATE_FILE) {
             let (from, to) = (finished.join(name), out.join(name));
-            rename(&from, &to).map_err(|e| Error::io(&to, e))?;
+            disk::rename(&from, &to)?;
         }
         write_atomic(&file, page(&[RunRecord::read(out)?])?.as_bytes())?;
         if !state.keeps_checkpoints {
@@ -160,28 +148,17 @@ fn put(out: &Path) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// Remove the directory of results, also what a killed process left of it.
+/// Remove the directory of results.
 fn remove_finished(out: &Path) -> Result<()> {
+    let dir = out.join(FINISHED);
     // Without its state it says nothing any more, whatever else is still in it.
-    remove(&out.join(FINISHED).join(STATE_FILE))?;
-    let hidden = format!(".{FINISHED}.");
-    let ours = |name: &String| *name == FINISHED || name.starts_with(&hidden);
-    names(out)?
-        .iter()
-        .filter(|name| ours(name))
-        .try_for_each(|name| remove_dir_all(out.join(name)).map_err(|e| Error::io(out.join(name), e)))
+    disk::remove_file(&dir.join(STATE_FILE))?;
+    disk::remove_dir_all(&dir)
 }
 
 fn names(dir: &Path) -> Result<Vec<String>> {
     let entries = read_dir(dir).map_err(|e| Error::io(dir, e))?;
     Ok(entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
-}
-
-fn remove(file: &Path) -> Result<()> {
-    match remove_file(file) {
-        Err(e) if e.kind() != NotFound => Err(Error::io(file, e)),
-        _ => Ok(()),
-    }
 }
 
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {

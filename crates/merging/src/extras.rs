@@ -4,17 +4,11 @@ use crate::models::{Model, is_head};
 use crate::plan::Plan;
 use crate::recipe::Vocabulary;
 use crate::tokenizer::TOKENIZER_FILE;
-use peft_core::files::{Dtype, read_json, read_text, write_atomic};
+use peft_core::files::{Dtype, copy_model_files, copy_tokenizer_settings, copy_vocabularies, read_json, read_text, write_atomic};
 use peft_core::{Error, Result};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-/// Files of a tokenizer that hold no vocabulary.
-const SETTINGS: [&str; 4] = ["tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json"];
-/// Files of a tokenizer that hold a vocabulary.
-const VOCABULARIES: [&str; 6] = [TOKENIZER_FILE, "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "added_tokens.json"];
-/// What else belongs to a checkpoint.
-const OTHERS: [&str; 3] = ["generation_config.json", "preprocessor_config.json", "processor_config.json"];
 /// The file of a chat template, which goes before one in `tokenizer_config.json`.
 const TEMPLATE_FILE: &str = "chat_template.jinja";
 /// What configurations call the number of layers.
@@ -41,16 +35,16 @@ impl Plan {
     pub(crate) fn write_extras(&self, dir: &Path) -> Result<()> {
         write_json(&dir.join("config.json"), &self.config()?)?;
         let first = &self.models[0].dir;
-        copy(first, dir, &OTHERS)?;
+        copy_model_files(first, dir)?;
         let donor = self.tokenizer_donor();
-        copy(&donor, dir, &SETTINGS)?;
+        copy_tokenizer_settings(&donor, dir)?;
         let remade = self.alignment.as_ref().filter(|alignment| self.is_remade(alignment.tokenizer.ids.len(), &donor));
         match remade {
             Some(alignment) => {
                 write_json(&dir.join(TOKENIZER_FILE), &alignment.tokenizer.json)?;
                 self.write_added_tokens(dir)?;
             }
-            None => copy(&donor, dir, &VOCABULARIES)?,
+            None => copy_vocabularies(&donor, dir)?,
         }
         if let Some(template) = self.chat_template()? {
             write_atomic(&dir.join(TEMPLATE_FILE), template.as_bytes())?;
@@ -197,13 +191,6 @@ fn dtype_name(dtype: Dtype) -> Option<&'static str> {
         Dtype::BF16 => Some("bfloat16"),
         _ => None,
     }
-}
-
-fn copy(from: &Path, to: &Path, names: &[&str]) -> Result<()> {
-    for name in names.iter().filter(|name| from.join(name).is_file()) {
-        std::fs::copy(from.join(name), to.join(name)).map_err(|e| Error::io(from.join(name), e))?;
-    }
-    Ok(())
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<()> {

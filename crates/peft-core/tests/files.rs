@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{DType, Tensor, TensorData, bf16, f16};
 use peft_core::device::host;
 use peft_core::files::{
-    Checkpoint, Dtype, Metadata, OutputDir, TensorSource, pytorch_metadata, read_json, read_text, tensor_bytes, write_atomic,
+    Checkpoint, Dtype, Inputs, Metadata, OutputDir, TensorSource, pytorch_metadata, read_json, read_text, tensor_bytes, write_atomic,
     write_checkpoint, write_safetensors,
 };
 use peft_core::{Error, Result};
@@ -17,6 +17,9 @@ use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use safetensors::tensor::TensorView;
 use tempfile::TempDir;
+
+#[path = "files/outputs.rs"]
+mod outputs;
 
 /// A safetensors file with this header, right or wrong, and this data.
 fn raw(header: &str, data: &[u8]) -> Vec<u8> {
@@ -625,7 +628,7 @@ mod writing {
         let ours = dir.path().join("ours");
         write_atomic(&ours, b"").unwrap();
         assert_eq!(mode(&ours), mode(&plain));
-        let ours = OutputDir::create(&dir.path().join("out"), false).unwrap().commit().unwrap();
+        let ours = OutputDir::create(&dir.path().join("out"), false, &Inputs::none()).unwrap().commit().unwrap();
         assert_eq!(mode(&ours), mode(&plain_dir));
     }
 }
@@ -642,7 +645,7 @@ mod output_directories {
     fn a_directory_appears_with_commit_and_not_before() {
         let dir = dir();
         let path = dir.path().join("parent/out");
-        let out = OutputDir::create(&path, false).unwrap();
+        let out = OutputDir::create(&path, false, &Inputs::none()).unwrap();
         write_into(&out, "new");
         fs::create_dir(out.path().join("sub")).unwrap();
         fs::write(out.path().join("sub/y"), "").unwrap();
@@ -652,14 +655,15 @@ mod output_directories {
         assert!(name.starts_with(&format!(".out.partial-{}", std::process::id())), "{name}");
         assert_eq!(out.target(), path);
         assert_eq!(out.commit().unwrap(), path);
-        assert_eq!(names(&path), ["sub", "x"]);
+        assert_eq!(names(&path), [".peft-files", "sub", "x"]);
+        assert!(read_text(&path.join(".peft-files")).unwrap().ends_with("\nsub/y\nx\n"));
         assert_eq!(names(path.parent().unwrap()), ["out"]);
     }
 
     #[test]
     fn without_commit_nothing_stays() {
         let dir = dir();
-        let out = OutputDir::create(&dir.path().join("out"), false).unwrap();
+        let out = OutputDir::create(&dir.path().join("out"), false, &Inputs::none()).unwrap();
         write_into(&out, "new");
         drop(out);
         assert!(names(dir.path()).is_empty());
@@ -669,20 +673,21 @@ mod output_directories {
     fn content_is_only_replaced_when_asked_and_only_by_commit() {
         let dir = dir();
         let path = dir.path().join("out");
-        fs::create_dir(&path).unwrap();
-        fs::write(path.join("old"), "old").unwrap();
-        assert!(matches!(OutputDir::create(&path, false), Err(Error::OutputExists(p)) if p == path));
+        let old = OutputDir::create(&path, false, &Inputs::none()).unwrap();
+        fs::write(old.path().join("old"), "old").unwrap();
+        old.commit().unwrap();
+        assert!(matches!(OutputDir::create(&path, false, &Inputs::none()), Err(Error::OutputExists(p)) if p == path));
 
-        let out = OutputDir::create(&path, true).unwrap();
+        let out = OutputDir::create(&path, true, &Inputs::none()).unwrap();
         write_into(&out, "new");
-        assert_eq!(names(&path), ["old"]);
+        assert_eq!(names(&path), [".peft-files", "old"]);
         drop(out);
-        assert_eq!(names(&path), ["old"]);
+        assert_eq!(names(&path), [".peft-files", "old"]);
 
-        let out = OutputDir::create(&path, true).unwrap();
+        let out = OutputDir::create(&path, true, &Inputs::none()).unwrap();
         write_into(&out, "new");
         out.commit().unwrap();
-        assert_eq!(names(&path), ["x"]);
+        assert_eq!(names(&path), [".peft-files", "x"]);
         assert_eq!(names(dir.path()), ["out"]);
     }
 
@@ -691,39 +696,45 @@ mod output_directories {
         let dir = dir();
         let path = dir.path().join("out");
         fs::create_dir(&path).unwrap();
-        let out = OutputDir::create(&path, false).unwrap();
+        let out = OutputDir::create(&path, false, &Inputs::none()).unwrap();
         write_into(&out, "new");
         out.commit().unwrap();
-        assert_eq!(names(&path), ["x"]);
+        assert_eq!(names(&path), [".peft-files", "x"]);
     }
 
     #[test]
     fn results_are_kept_if_their_place_is_taken_meanwhile() {
         let dir = dir();
         let path = dir.path().join("out");
-        let out = OutputDir::create(&path, false).unwrap();
+        let out = OutputDir::create(&path, false, &Inputs::none()).unwrap();
         write_into(&out, "days of work");
         let partial = out.path().to_owned();
         fs::create_dir(&path).unwrap();
         fs::write(path.join("other"), "").unwrap();
         let message = message(out.commit(), &path);
-        assert!(message.contains(&format!("the complete files are in {}", partial.display())), "{message}");
-        assert_eq!(names(&partial), ["x"]);
+        let (_, complete) = message.split_once("the complete files are in ").unwrap();
+        assert!(!partial.exists() && complete.contains("/.out.complete-"), "{message}");
+        assert_eq!(names(Path::new(complete)), [".peft-files", "x"]);
         assert_eq!(names(&path), ["other"]);
+
+        // A later run leaves them alone.
+        fs::remove_file(path.join("other")).unwrap();
+        OutputDir::create(&path, false, &Inputs::none()).unwrap().commit().unwrap();
+        assert!(Path::new(complete).exists());
     }
 
     #[test]
     fn places_that_cannot_be_replaced_are_refused() {
         let dir = dir();
         let file = put(&dir, "file", "");
-        assert_eq!(message(OutputDir::create(&file, true), &file), "a file, where a directory is to be written");
-        assert!(matches!(OutputDir::create(&file.join("below"), true), Err(Error::Io { .. })));
+        assert_eq!(message(OutputDir::create(&file, true, &Inputs::none()), &file), "a file, where a directory is to be written");
+        assert!(matches!(OutputDir::create(&file.join("below"), true, &Inputs::none()), Err(Error::Io { .. })));
         let here = Path::new(".");
-        assert!(message(OutputDir::create(here, true), here).contains("working directory"));
+        assert!(message(OutputDir::create(here, true, &Inputs::none()), here).contains("working directory"));
         let root = Path::new("/");
-        assert!(message(OutputDir::create(root, true), root).contains("a name of its own"));
+        assert!(message(OutputDir::create(root, true, &Inputs::none()), root).contains("a name of its own"));
         let up = dir.path().join("absent/..");
-        assert!(OutputDir::create(&up, true).is_err());
+        assert!(OutputDir::create(&up, true, &Inputs::none()).is_err());
         assert_eq!(names(dir.path()), ["file"]);
     }
 
@@ -731,7 +742,7 @@ mod output_directories {
     #[test]
     fn a_mount_point_is_refused_before_any_work() {
         let proc = Path::new("/proc");
-        assert!(message(OutputDir::create(proc, true), proc).contains("a mount point"));
+        assert!(message(OutputDir::create(proc, true, &Inputs::none()), proc).contains("a mount point"));
     }
 
     #[cfg(unix)]
@@ -741,10 +752,10 @@ mod output_directories {
         let (real, link) = (dir.path().join("real"), dir.path().join("link"));
         fs::create_dir(&real).unwrap();
         std::os::unix::fs::symlink(&real, &link).unwrap();
-        let out = OutputDir::create(&link, false).unwrap();
+        let out = OutputDir::create(&link, false, &Inputs::none()).unwrap();
         write_into(&out, "new");
         out.commit().unwrap();
         assert!(link.is_symlink());
-        assert_eq!(names(&real), ["x"]);
+        assert_eq!(names(&real), [".peft-files", "x"]);
     }
 }

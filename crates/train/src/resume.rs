@@ -6,12 +6,12 @@ use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
 use burn::optim::{ModuleOptimizer, OptimizerRecord};
 use burn::store::ModuleRecord;
 use burn::tensor::Tensor;
-use peft_core::files::{OutputDir, read_json, write_atomic};
+use peft_core::files::{OutputDir, disk, read_json, write_atomic};
 use peft_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::{File, read_dir, remove_dir, remove_dir_all, rename};
-use std::io::{ErrorKind::NotFound, Read};
+use std::fs::{File, read_dir, remove_dir};
+use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -96,7 +96,7 @@ impl CheckpointDir {
         for path in read_dir(&self.0).into_iter().flatten().flatten().map(|entry| entry.path()) {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             if [STEP, BEST].iter().any(|kind| name.strip_prefix('.').is_some_and(|name| name.starts_with(kind))) {
-                remove_dir_all(&path).map_err(|e| Error::io(&path, e))?;
+                disk::remove_dir_all(&path)?;
             }
         }
         Ok(())
@@ -104,7 +104,7 @@ impl CheckpointDir {
 
     /// Write a checkpoint, of which nothing is seen before it is complete, and remove all but the newest `keep`.
     pub(crate) fn save<M: Module>(&self, model: &M, optimizer: &ModuleOptimizer, state: &State, keep: usize) -> Result<PathBuf> {
-        let dir = OutputDir::create(&self.0.join(format!("{STEP}{}", state.step)), true)?;
+        let dir = OutputDir::inside(&self.0.join(format!("{STEP}{}", state.step)))?;
         save_trained(model, dir.path())?;
         let file = dir.path().join(OPTIMIZER);
         optimizer.to_record().save(&file).map_err(|e| Error::file(&file, e))?;
@@ -129,7 +129,10 @@ impl CheckpointDir {
         self.tidy()?;
         for (_, path) in self.named(STEP).iter().filter(|(_, path)| !is_complete(path)) {
             if is_of_an_earlier_version(path) {
-                return Err(Error::file(path, "was written by an earlier version, which this one cannot continue; --overwrite trains anew"));
+                return Err(Error::file(
+                    path,
+                    "was written by an earlier version, which this one cannot continue; --overwrite trains anew",
+                ));
             }
             tracing::warn!("{} lacks some of its files and is ignored", path.display());
         }
@@ -157,7 +160,7 @@ impl CheckpointDir {
 
     /// Keep the parameters as the best so far; those of `before`, to which the newest checkpoint may go back, stay.
     pub(crate) fn save_best<M: Module>(&self, model: &M, step: usize, before: Option<usize>) -> Result<()> {
-        let dir = OutputDir::create(&self.0.join(format!("{BEST}{step}")), true)?;
+        let dir = OutputDir::inside(&self.0.join(format!("{BEST}{step}")))?;
         save_trained(model, dir.path())?;
         dir.commit()?;
         self.keep_best(&[Some(step), before])
@@ -192,11 +195,9 @@ fn write_json(file: &Path, value: &impl Serialize) -> Result<()> {
 fn remove(path: &Path) -> Result<()> {
     let name = format!(".{}.removed", path.file_name().unwrap_or_default().to_string_lossy());
     let aside = path.with_file_name(name);
-    match remove_dir_all(&aside) {
-        Err(e) if e.kind() != NotFound => return Err(Error::io(&aside, e)),
-        _ => {}
-    }
-    rename(path, &aside).and_then(|()| remove_dir_all(&aside)).map_err(|e| Error::io(path, e))
+    disk::remove_dir_all(&aside)?;
+    disk::rename(path, &aside)?;
+    disk::remove_dir_all(&aside)
 }
 
 /// The CRC-32C of a file, which is read piece by piece: that of a whole model may be as large as memory.

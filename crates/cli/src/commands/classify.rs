@@ -1,6 +1,6 @@
 //! Fine-tuning and measuring encoders that label texts.
 
-use super::finetune::{Outcome, Start, adapter_config, copy_checkpoint_files};
+use super::finetune::{Outcome, Start, adapter_config};
 use crate::data::Padding;
 use crate::loading::{ADAPTER, ModelArgs, attach};
 use crate::output;
@@ -8,7 +8,7 @@ use crate::run::{MethodName, Run};
 use burn::module::Module;
 use burn::tensor::{DType, Device};
 use peft_adapters::PeftConfig;
-use peft_core::files::{Checkpoint, read_json, write_atomic};
+use peft_core::files::{Checkpoint, copy_checkpoint_files, read_json, write_atomic};
 use peft_core::{Error, Result, Summary, save_adapter};
 use peft_merge::compeft::Expert;
 use peft_models::encoder::{EncoderConfig, SequenceClassifier};
@@ -17,7 +17,7 @@ use peft_train::{Scores, TextClassification, Trained, classify};
 use std::path::Path;
 
 /// The names of the labels beside an adapter, whose base knows nothing of them.
-const LABELS_FILE: &str = "labels.json";
+pub const LABELS_FILE: &str = "labels.json";
 
 /// Fine-tune an encoder, with a new classifier unless the checkpoint has one for the same labels.
 pub fn finetune(mut start: Start) -> Result<Outcome> {

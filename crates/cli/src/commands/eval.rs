@@ -3,7 +3,7 @@
 use crate::loading::{ModelArgs, Text};
 use crate::output;
 use clap::{Args, ValueEnum};
-use peft_core::files::write_atomic;
+use peft_core::files::{Inputs, OutputFile, write_atomic};
 use peft_core::{Error, Result};
 use peft_train::evaluate::{self, DataOptions, Job, Report, Task};
 use serde_json::{Value, json};
@@ -98,6 +98,7 @@ impl Eval {
             return self.encoder(json);
         }
         let tasks = self.tasks()?;
+        let predictions = self.predictions.as_ref().map(|file| OutputFile::create(file, true, &self.inputs(&tasks))).transpose()?;
         let text = Text::load(&self.model.model)?;
         let jobs = self.jobs(&tasks, &text)?;
         let model = self.model.load()?;
@@ -111,14 +112,26 @@ impl Eval {
             reports.push(job.run(&model, &text.tokenizer, on_progress)?);
             bar.finish_and_clear();
         }
-        if let Some(file) = &self.predictions {
-            write_predictions(file, &reports)?;
+        if let Some(file) = &predictions {
+            write_predictions(file.path(), &reports)?;
         }
         let results: Vec<Value> = reports.iter().map(|report| self.with_model(report.to_json())).collect();
-        match (self.task.is_empty(), results.as_slice()) {
-            (true, [result]) => output::print(json, result, table(&reports)),
-            _ => output::print(json, &json!({ "results": results }), table(&reports)),
-        }
+        let result = match (self.task.is_empty(), results.as_slice()) {
+            (true, [result]) => result.clone(),
+            _ => json!({ "results": results }),
+        };
+        let files: Vec<&Path> = predictions.iter().map(OutputFile::path).collect();
+        output::print_beside(&files, json, &result, table(&reports))
+    }
+
+    /// What is read: the model, the data, and the tasks with theirs.
+    fn inputs(&self, tasks: &[Task]) -> Inputs {
+        let inputs = self.model.inputs().and_maybe("the data", self.data.as_ref());
+        let inputs = self.task.iter().fold(inputs, |all, file| all.and("a task", file));
+        tasks.iter().fold(inputs, |all, task| {
+            let shots = task.few_shot.as_ref().and_then(|few_shot| few_shot.data.as_ref());
+            all.and("the data of a task", &task.data).and_maybe("the few-shot examples of a task", shots)
+        })
     }
 
     /// An encoder is measured by its labels.

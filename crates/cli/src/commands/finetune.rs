@@ -1,5 +1,6 @@
 //! `peft finetune`.
 
+use super::report::PAGE_FILE;
 use crate::data::{Data, Padding};
 use crate::hub::{self, Kind, Local};
 use crate::interrupt::Interrupt;
@@ -9,15 +10,15 @@ use crate::progress::Show;
 use crate::run::{MethodName, Run};
 use crate::run_checks;
 use crate::run_files;
-use crate::run_state::{self, RunState, write_json};
+use crate::run_state::{self, RunState, STATE_FILE, write_json};
 use burn::module::Module;
 use burn::tensor::{DType, Device};
 use clap::Args;
 use peft_adapters::PeftConfig;
-use peft_core::files::{INDEX_FILE, read_text, write_atomic};
-use peft_core::{Context, Error, Result, Summary, adapt, save_adapter};
+use peft_core::files::{INDEX_FILE, Inputs, RunDir, copy_checkpoint_files, read_text, write_atomic};
+use peft_core::{CONFIG_FILE, Context, Error, Result, Summary, TENSOR_FILE, adapt, save_adapter};
 use peft_models::CausalLm;
-use peft_train::report::{PARAMETERS_FILE, SETTINGS_FILE};
+use peft_train::report::{METRICS_FILE, PARAMETERS_FILE, SAMPLES_FILE, SETTINGS_FILE, SUMMARY_FILE};
 use peft_train::{CheckpointDir, LanguageModelling, Report, Task, TrainConfig, Trained, Trainer, changed};
 use serde::Serialize;
 use serde_json::Value;
@@ -96,7 +97,8 @@ impl Finetune {
         let base = hub::resolve(run.required("model", &run.model)?, Kind::Model)?;
         let run = run.effective(&base.dir);
         let interrupt = Interrupt::listen()?;
-        let outcome = match finetune(&run, base, &self.out, self.overwrite, self.resume, &self.show, interrupt.stop.clone())? {
+        let place = prepare(&run, &base, self.config.as_deref(), &self.out, self.overwrite, self.resume)?;
+        let outcome = match finetune(&run, base, &self.out, place, self.resume, &self.show, interrupt.stop.clone())? {
             Ended::Trained(outcome) => *outcome,
             Ended::Before(outcome) => {
                 let text = format!("this run was over already; what it has learned is in {} now", self.out.display());
@@ -124,8 +126,17 @@ impl Finetune {
     }
 }
 
-/// Fine-tune as `run` says and save into `out`.
-pub fn finetune(run: &Run, base: Local, out: &Path, overwrite: bool, resume: bool, show: &Show, stop: Arc<AtomicBool>) -> Result<Ended> {
+/// Fine-tune as `run` says and save into `out`, which is free.
+pub fn finetune_new(run: &Run, base: Local, out: &Path, show: &Show) -> Result<Outcome> {
+    let place = prepare(run, &base, None, out, false, false)?;
+    match finetune(run, base, out, place, false, show, Arc::default())? {
+        Ended::Trained(outcome) => Ok(*outcome),
+        Ended::Before(_) => Err(Error::OutputExists(out.into())),
+    }
+}
+
+/// Fine-tune as `run` says and save into `out`, of which `place` is the right to.
+fn finetune(run: &Run, base: Local, out: &Path, place: RunDir, resume: bool, show: &Show, stop: Arc<AtomicBool>) -> Result<Ended> {
     run.required("data", &run.data)?;
     let encoder = peft_models::is_encoder(&base.dir);
     run_checks::check(run, encoder)?;
@@ -136,39 +147,24 @@ pub fn finetune(run: &Run, base: Local, out: &Path, overwrite: bool, resume: boo
         config.method().validate()?;
     }
     let devices = run.devices()?;
-    let has_content = prepare(out, overwrite, resume)?;
     if let Some(outcome) = if resume { run_state::complete(out)? } else { None } {
+        place.finish()?;
         return Ok(Ended::Before(outcome));
     }
     let earlier = if resume { RunState::read(out)? } else { None };
     let goes_on = resume && earlier.as_ref().is_none_or(RunState::has_begun);
-    if goes_on && has_content {
+    if goes_on {
         check_unfinished(earlier.as_ref(), out)?;
         check_continues(run, &out.join(SETTINGS_FILE))?;
     }
     let state = earlier.unwrap_or_else(RunState::now);
-    let mut failed = Failed { out, withdraw: !has_content };
-    let start = Start { run, base, config, train, devices, out, resume: goes_on, show, stop, state };
+    let start = Start { run, base, config, train, devices, out, place: &place, resume: goes_on, show, stop, state };
     let outcome = match encoder {
         true => super::classify::finetune(start),
         false => finetune_decoder(start),
     }?;
-    failed.withdraw = false;
+    place.finish()?;
     Ok(Ended::Trained(Box::new(outcome)))
-}
-
-/// A run that fails before its first step leaves nothing in a directory that was empty, whatever made it fail: the next one finds it empty.
-struct Failed<'a> {
-    out: &'a Path,
-    withdraw: bool,
-}
-
-impl Drop for Failed<'_> {
-    fn drop(&mut self) {
-        if self.withdraw {
-            RunState::withdraw(self.out);
-        }
-    }
 }
 
 /// What is known before data and model are read.
@@ -180,6 +176,7 @@ pub struct Start<'a> {
     pub train: TrainConfig,
     pub devices: Vec<Device>,
     pub out: &'a Path,
+    place: &'a RunDir,
     resume: bool,
     show: &'a Show,
     stop: Arc<AtomicBool>,
@@ -223,7 +220,7 @@ impl Start<'_> {
     /// Make the output directory and write there what is known before training.
     pub fn begin(&mut self, summary: &Summary) -> Result<()> {
         output::note(summary);
-        std::fs::create_dir_all(self.out).map_err(|e| Error::io(self.out, e))?;
+        self.place.begin(&FILES)?;
         let settings = self.run.to_yaml()?;
         self.state = self.state.clone().on(&self.base.dir, self.run.save_total_limit.is_some())?;
         match self.resume {
@@ -243,7 +240,7 @@ impl Start<'_> {
     pub fn end(&self, outcome: Outcome, save: impl FnOnce(&Path) -> Result<()>) -> Result<Outcome> {
         let page = match outcome.report.interrupted {
             Some(_) => run_files::interrupted(self.out, &outcome)?,
-            None => self.state.finish(self.out, &outcome, save)?,
+            None => self.state.finish(self.place, self.out, &outcome, save)?,
         };
         Ok(Outcome { page: Some(page), ..outcome })
     }
@@ -330,17 +327,31 @@ impl Outcome {
     }
 }
 
-/// Refuse an output directory with content, unless it may be written over or continued. Whether it has content.
-fn prepare(out: &Path, overwrite: bool, resume: bool) -> Result<bool> {
-    let has_content = match std::fs::read_dir(out) {
-        Ok(mut entries) => entries.next().is_some(),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
-        Err(e) => return Err(Error::io(out, e)),
-    };
-    if has_content && !overwrite && !resume {
-        return Err(Error::OutputExists(out.into()));
-    }
-    Ok(has_content)
+/// What a run writes before it trains; of these `metrics.jsonl` is empty until then.
+const PREPARATION: [&str; 4] = [STATE_FILE, SETTINGS_FILE, PARAMETERS_FILE, SAMPLES_FILE];
+/// What a run may leave in its directory, beside the weights.
+const FILES: [&str; 12] = [
+    STATE_FILE,
+    SETTINGS_FILE,
+    PARAMETERS_FILE,
+    SAMPLES_FILE,
+    METRICS_FILE,
+    SUMMARY_FILE,
+    PAGE_FILE,
+    CONFIG_FILE,
+    TENSOR_FILE,
+    super::classify::LABELS_FILE,
+    "checkpoints/",
+    "finished/",
+];
+
+/// The output directory: refused with content, unless it may be written over or continued, and where it would harm an input.
+fn prepare(run: &Run, base: &Local, config: Option<&Path>, out: &Path, overwrite: bool, resume: bool) -> Result<RunDir> {
+    let inputs = Inputs::none().and("the model", &base.dir).and_maybe("the data", run.data.as_ref());
+    let inputs = inputs.and_maybe("the evaluation data", run.eval.as_ref());
+    // A run that goes on may be given the settings that it has written.
+    let config = config.filter(|file| !(resume && file.parent() == Some(out)));
+    RunDir::open(out, overwrite || resume, &PREPARATION, &inputs.and_maybe("the settings", config))
 }
 
 /// Refuse to continue a run that is over.
@@ -380,20 +391,6 @@ fn check_continues(run: &Run, file: &Path) -> Result<()> {
             Err(Error::file(file, reason))
         }
     }
-}
-
-/// Copy a checkpoint's small files (configuration, tokenizer), without weights.
-pub fn copy_checkpoint_files(from: &Path, to: &Path) -> Result<()> {
-    let entries = std::fs::read_dir(from).map_err(|e| Error::io(from, e))?;
-    for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()) {
-        let name = path.file_name().unwrap_or_default();
-        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-        let is_index = name.to_string_lossy().ends_with(".index.json");
-        if matches!(extension, "json" | "jinja" | "txt" | "model") && !is_index {
-            std::fs::copy(&path, to.join(name)).map_err(|e| Error::io(&path, e))?;
-        }
-    }
-    Ok(())
 }
 
 /// Let `config.json` in `dir` name the type of the weights that were written.

@@ -7,6 +7,7 @@ use crate::output;
 use clap::Args;
 use indicatif::HumanBytes;
 use peft_core::Result;
+use peft_core::files::OutputDir;
 use peft_merge::{ModelDir, ModelRef, Plan, Recipe, Vocabulary, Workshop};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -31,7 +32,7 @@ pub struct Merge {
     /// Directory for the merged checkpoint.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Replace the output directory if it exists.
+    /// Replace the output directory if peft has written it.
     #[arg(long)]
     overwrite: bool,
     /// Say what would be done, and do nothing.
@@ -100,9 +101,12 @@ impl Merge {
             let planned = DryRun::of(&plan, self.shard_size)?;
             return output::print(json, &planned, planned.text());
         }
+        let inputs = self.search.inputs(plan.inputs().and("the recipe", &self.recipe));
+        let inputs = directories.iter().fold(inputs, |all, (name, place)| all.and(format!("{name}, a model of the recipe"), &place.model));
+        let out = OutputDir::create(&self.out, self.overwrite, &inputs)?;
         let (plan, search) = self.search.choose(plan, self.seed.unwrap_or(0), &self.device)?;
         let bar = output::byte_bar(plan.bytes(), "merging");
-        let finished = Workshop::open(&plan, &self.out, self.overwrite, self.shard_size)?.run(&|bytes| bar.inc(bytes))?;
+        let finished = Workshop::at(&plan, out, self.shard_size)?.run(&|bytes| bar.inc(bytes))?;
         bar.finish_and_clear();
         let outcome = Outcome {
             out: &finished.out,

@@ -1,11 +1,10 @@
 //! `peft merge-adapter`.
 
-use crate::commands::finetune::copy_checkpoint_files;
 use crate::hub::{self, Kind};
 use crate::loading::{load_adapted, stored_dtype};
 use crate::output;
 use clap::Args;
-use peft_core::files::{Checkpoint, OutputDir};
+use peft_core::files::{Checkpoint, Inputs, OutputDir, copy_checkpoint_files};
 use peft_core::{Error, Result, device, merge, visit_slots};
 use std::path::PathBuf;
 
@@ -27,7 +26,7 @@ pub struct MergeAdapter {
     /// Directory for the merged checkpoint.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Replace the output directory if it exists.
+    /// Replace the output directory if peft has written it.
     #[arg(long)]
     overwrite: bool,
     /// Where to compute: cpu, vulkan[:n] or cuda[:n].
@@ -37,10 +36,11 @@ pub struct MergeAdapter {
 
 impl MergeAdapter {
     pub fn run(self, json: bool) -> Result<()> {
-        let out = OutputDir::create(&self.out, self.overwrite)?;
         let device = device::parse(&self.device)?;
         let base = hub::resolve(&self.model, Kind::Model)?.dir;
         let adapter = hub::resolve(&self.adapter, Kind::Adapter)?.dir;
+        let inputs = Inputs::none().and("the model", &base).and("the adapter", &adapter);
+        let out = OutputDir::create(&self.out, self.overwrite, &inputs)?;
         let checkpoint = Checkpoint::open(&base)?;
         let model = load_adapted(&base, Some(&adapter), &device, None)?;
         let mut embedding_changes = false;

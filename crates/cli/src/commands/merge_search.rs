@@ -5,7 +5,7 @@ use crate::loading::Text;
 use crate::output;
 use burn::tensor::{DType, Device};
 use clap::Args;
-use peft_core::files::Checkpoint;
+use peft_core::files::{Checkpoint, Inputs};
 use peft_core::{Error, Result, device};
 use peft_merge::{Candidates, Plan, candidates};
 use peft_models::encoder::{EncoderConfig, SequenceClassifier};
@@ -51,6 +51,11 @@ struct Tried {
 }
 
 impl Search {
+    /// `inputs`, and the files of the evaluation.
+    pub fn inputs(&self, inputs: Inputs) -> Inputs {
+        self.evaluate.iter().fold(inputs, |all, file| all.and("the data of the evaluation", file))
+    }
+
     /// An error if weights are searched for in vain.
     pub fn refuse(&self, by: &str) -> Result<()> {
         match self.evaluate.is_empty() {

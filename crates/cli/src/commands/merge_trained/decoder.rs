@@ -2,10 +2,9 @@
 
 use super::recipe::Recipe;
 use super::{Planned, Session, learned};
-use crate::commands::finetune::copy_checkpoint_files;
 use crate::loading::{Text, stored_dtype};
 use burn::tensor::{DType, Device, Tensor};
-use peft_core::files::Checkpoint;
+use peft_core::files::{Checkpoint, copy_checkpoint_files};
 use peft_core::{Error, LanguageModel, Result};
 use peft_merge::atlas::Objective;
 use peft_merge::{Loss, Stream, TaskVectors};

@@ -69,7 +69,7 @@ pub fn run(arguments: &Arguments, json: bool) -> Result<()> {
         let planned = if is_encoder { encoder::plan(&recipe, &device)? } else { decoder::plan(&recipe, &device)? };
         return output::print(json, &planned, planned.text());
     }
-    let out = OutputDir::create(arguments.out, arguments.overwrite)?;
+    let out = OutputDir::create(arguments.out, arguments.overwrite, &recipe.inputs().and("the recipe", arguments.recipe))?;
     let mut session = Session {
         recipe: &recipe,
         out: out.path(),

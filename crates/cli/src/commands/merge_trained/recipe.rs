@@ -1,7 +1,7 @@
 //! Recipes of merges that are trained.
 
 use crate::hub::{self, Kind};
-use peft_core::files::read_text;
+use peft_core::files::{Inputs, read_text};
 use peft_core::{Error, Result};
 use peft_merge::adaptive::AdaMergingConfig;
 use peft_merge::atlas::{AtlasConfig, Objective};
@@ -132,6 +132,15 @@ impl Recipe {
             return Err(wrong(format!("data: two tasks are called `{}`; name them by `task`", data[index].task)));
         }
         Ok(Self { text, method, base, models, objective, settings, data, max_length: written.max_length.unwrap_or(512) })
+    }
+
+    /// What is read: the models and the data.
+    pub fn inputs(&self) -> Inputs {
+        let models = std::iter::once(&self.base).chain(&self.models);
+        let inputs = models.fold(Inputs::none(), |all, (name, dir)| all.and(format!("{name}, a model of the recipe"), dir));
+        self.data.iter().fold(inputs, |all, data| {
+            all.and(format!("the data of {}", data.task), &data.file).and_maybe(format!("the model of {}", data.task), data.model.as_ref())
+        })
     }
 
     /// Examples of each task in a step.
