@@ -148,12 +148,13 @@ fn put(out: &Path) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// Remove the directory of results.
+/// Remove the directory of results, and those that could not be given its name.
 fn remove_finished(out: &Path) -> Result<()> {
-    let dir = out.join(FINISHED);
     // Without its state it says nothing any more, whatever else is still in it.
-    disk::remove_file(&dir.join(STATE_FILE))?;
-    disk::remove_dir_all(&dir)
+    disk::remove_file(&out.join(FINISHED).join(STATE_FILE))?;
+    let kept = format!(".{FINISHED}.complete-");
+    let is_of_results = |name: &&String| *name == FINISHED || name.starts_with(&kept);
+    names(out)?.iter().filter(is_of_results).try_for_each(|name| disk::remove_dir_all(&out.join(name)))
 }
 
 fn names(dir: &Path) -> Result<Vec<String>> {
