@@ -102,7 +102,8 @@ impl Merge {
             return output::print(json, &planned, planned.text());
         }
         let inputs = self.search.inputs(plan.inputs().and("the recipe", &self.recipe));
-        let inputs = directories.iter().fold(inputs, |all, (name, place)| all.and(format!("{name}, a model of the recipe"), &place.model));
+        let inputs =
+            directories.iter().fold(inputs, |all, (name, place)| all.and_named("a model of the recipe", &name.model, &place.model));
         let out = OutputDir::create(&self.out, self.overwrite, &inputs)?;
         let (plan, search) = self.search.choose(plan, self.seed.unwrap_or(0), &self.device)?;
         let bar = output::byte_bar(plan.bytes(), "merging");

@@ -39,6 +39,13 @@ impl Inputs {
         self
     }
 
+    /// These, and `path`, which the command line or a recipe calls `name`: a path, or a hub id.
+    #[must_use]
+    pub fn and_named(self, what: &str, name: &str, path: impl AsRef<Path>) -> Self {
+        let is_path = Path::new(name) == path.as_ref();
+        self.and(if is_path { what.into() } else { format!("{what} ({name})") }, path)
+    }
+
     /// These, and `path` if there is one.
     #[must_use]
     pub fn and_maybe(self, what: impl Into<String>, path: Option<impl AsRef<Path>>) -> Self {
