@@ -122,6 +122,70 @@ fn merge_adapters_and_compressed_ones() {
     check(&out, &["decompress", &dense, "--out", path], &["decompress", &sparse, "--out", path]);
 }
 
+/// A run goes on after a fault, and ends as one that had none.
+#[test]
+fn finetune() {
+    let place = Place::new();
+    let data = place.data();
+    let (out, whole) = (output(&place), place.path("whole"));
+    let path = out.to_str().unwrap();
+    let run = |out, seed| {
+        owned(&[
+            "finetune",
+            "--model",
+            TINY,
+            "--data",
+            &data,
+            "--max-steps",
+            "3",
+            "--save-steps",
+            "1",
+            "--seed",
+            seed,
+            "--r",
+            "2",
+            "--out",
+            out,
+        ])
+    };
+    let learned = |path: &Path| {
+        let mut learned = tree(path);
+        learned.retain(|name, _| name.starts_with("adapter_"));
+        let losses = crate::common::losses(path.to_str().unwrap());
+        (learned, losses)
+    };
+    succeeds(&run(&whole, "1"));
+    let expected = learned(Path::new(&whole));
+    let files: Vec<String> = tree(Path::new(&whole)).into_keys().collect();
+    succeeds(&run(path, "2"));
+    let (earlier, again) = (content(&out), owned(&["--overwrite"]));
+    for (fault, start, step) in [("kill", None, 1), ("fail", None, 3), ("kill", Some(&earlier), 2), ("fail", Some(&earlier), 5)] {
+        let mut count = 1;
+        loop {
+            start.map_or_else(|| remove(&out), |start| put_back(&out, start));
+            let (at, mut command) = (format!("{fault}:{count}"), run(path, "1"));
+            command.extend(start.map(|_| again.clone()).unwrap_or_default());
+            if !super::faults::run(&command, &at) {
+                break;
+            }
+            // It goes on, unless it is over, or has not begun to replace an earlier one.
+            let resumed = [run(path, "1"), owned(&["--resume"])].concat();
+            let output = Command::new(env!("CARGO_BIN_EXE_peft")).args(&resumed).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            if !output.status.success() && start.is_some() && content(&out) == earlier {
+                assert!(said.contains("--resume needs the settings") || said.contains("this run is over"), "{at}: {said}");
+                succeeds(&command);
+            } else {
+                assert!(output.status.success() || said.contains("this run is over"), "{at}: {said}");
+            }
+            assert!(learned(&out) == expected, "{at} {}: {said}", start.is_some());
+            assert_eq!(tree(&out).into_keys().collect::<Vec<_>>(), files, "{at}");
+            count += step;
+        }
+        assert!(count > 20, "{fault}: only {count} changes");
+    }
+}
+
 /// Weights of a checkpoint in a file of its own, with the base's files beside them.
 #[test]
 fn a_compressed_checkpoint() {
