@@ -1,5 +1,8 @@
 //! `peft`: fine-tune, evaluate, merge and run adapted language models.
 
+// They panic where the stream is closed or full: `output::note` and `output::emit` are used in their place.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod commands;
 mod dashboard;
 mod data;
@@ -9,7 +12,9 @@ mod loading;
 mod output;
 mod progress;
 mod run;
+mod run_checks;
 mod run_files;
+mod run_state;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -48,7 +53,13 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let level = std::env::var("PEFT_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(tracing::Level::WARN);
-    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).without_time().init();
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .without_time()
+        .log_internal_errors(false)
+        .init();
     let json = cli.json;
     let result = peft_train::program(|| match cli.command {
         Command::Quickstart(command) => command.run(json),
@@ -70,9 +81,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if json {
-                println!("{}", serde_json::json!({ "error": error.to_string() }));
+                // Where nobody reads it, the exit code says as much.
+                let _ = output::emit(&format!("{}\n", serde_json::json!({ "error": error.to_string() })));
             }
-            eprintln!("error: {error}");
+            output::note(format_args!("error: {error}"));
             ExitCode::FAILURE
         }
     }

@@ -12,13 +12,28 @@ pub fn print<T: Serialize>(json: bool, value: &T, text: impl std::fmt::Display) 
     emit(&format!("{line}\n"))
 }
 
+/// Tell the user something on stderr. Where nobody can be told, since stderr is closed or full, the work goes on.
+pub fn note(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr().lock(), "{}", plain(&text.to_string()));
+}
+
+/// Text without control characters, which would change the terminal that shows it: names in other people's files may hold any.
+fn plain(text: &str) -> String {
+    let shown = |c: char| match c {
+        '\n' | '\t' => c.to_string(),
+        c if c.is_control() => c.escape_default().to_string(),
+        c => c.to_string(),
+    };
+    text.chars().map(shown).collect()
+}
+
 /// As [`print`], beside results that went to `files`: on stderr where one of them is stdout itself, which then holds that result alone.
 pub fn print_beside<T: Serialize>(files: &[&Path], json: bool, value: &T, text: impl std::fmt::Display) -> Result<()> {
     if !files.iter().any(|file| is_stdout(file)) {
         return print(json, value, text);
     }
     let line = if json { serde_json::to_string(value).map_err(|e| Error::InvalidConfig(e.to_string()))? } else { text.to_string() };
-    eprintln!("{line}");
+    note(line);
     Ok(())
 }
 
@@ -38,6 +53,7 @@ fn is_stdout(_path: &Path) -> bool {
 /// Write to stdout; a reader that has gone away is an error like any other, not a panic.
 pub fn emit(text: &str) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
+    let text = if stdout.is_terminal() { plain(text) } else { text.to_string() };
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|e| Error::io("stdout", e))
 }
 
@@ -74,4 +90,14 @@ pub fn table(rows: &[Vec<String>]) -> String {
         cells.join("  ").trim_end().to_string()
     };
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plain;
+
+    #[test]
+    fn control_characters_are_shown_as_what_they_are() {
+        assert_eq!(plain("a\u{1b}[2Jb\r\n\tä\u{9b}"), "a\\u{1b}[2Jb\\r\n\tä\\u{9b}");
+    }
 }

@@ -24,10 +24,6 @@ pub fn finetune(mut start: Start) -> Result<Outcome> {
     let Start { run, out, .. } = start;
     let base = start.base.clone();
     let dir = &base.dir;
-    let refused = [("packing", run.packing), ("streaming", run.streaming), ("train_on_prompt", run.train_on_prompt)];
-    if let Some((name, _)) = refused.iter().find(|(_, set)| *set == Some(true)) {
-        return Err(Error::InvalidConfig(format!("`{name}` is for language models, and this model is an encoder")));
-    }
     let tokenizer = TextTokenizer::load(dir)?;
     let encoder = EncoderConfig::read(dir)?;
     let checkpoint = Checkpoint::open(dir.as_path())?;
@@ -39,7 +35,8 @@ pub fn finetune(mut start: Start) -> Result<Outcome> {
     let lengths: Vec<u32> = train.iter().map(|row| row.ids.len() as u32).collect();
     let padding = Padding::of(&start.train, &lengths, false)?;
     let names = labels.names();
-    eprintln!("{} examples of {} labels, {} of them cut to {max_tokens} tokens\n{padding}", stats.examples, names.len(), stats.truncated);
+    let (examples, cut) = (stats.examples, stats.truncated);
+    output::note(format_args!("{examples} examples of {} labels, {cut} of them cut to {max_tokens} tokens\n{padding}", names.len()));
 
     let new_head = (!trained || encoder.labels != names).then(|| start.seed());
     let config = match labels {
@@ -62,20 +59,18 @@ pub fn finetune(mut start: Start) -> Result<Outcome> {
     let task = TextClassification::new(train, names.len(), pad_id).eval(eval);
     start.begin(&summary)?;
     let Trained { model, report } = start.train(model, task)?;
-    if report.interrupted.is_none() {
-        match &adapter {
-            Some(config) => {
-                save_adapter(&model, ADAPTER, &adapter_config(config, &base, "SEQ_CLS"), out)?;
-                let text = serde_json::to_string(&names).expect("names are plain data");
-                write_atomic(&out.join(LABELS_FILE), text.as_bytes())?;
-            }
-            None => {
-                copy_checkpoint_files(dir, out)?;
-                model.save(out, DType::F32)?;
-            }
+    let outcome = Outcome::new(report, &summary, &stats, eval_examples, padding, out)?;
+    start.end(outcome, |out| match &adapter {
+        Some(config) => {
+            save_adapter(&model, ADAPTER, &adapter_config(config, &base, "SEQ_CLS"), out)?;
+            let text = serde_json::to_string(&names).expect("names are plain data");
+            write_atomic(&out.join(LABELS_FILE), text.as_bytes())
         }
-    }
-    Outcome::new(report, &summary, &stats, eval_examples, padding, out)
+        None => {
+            copy_checkpoint_files(dir, out)?;
+            model.save(out, DType::F32).map(drop)
+        }
+    })
 }
 
 /// Examples to train and to evaluate on, and what their labels mean.

@@ -235,7 +235,7 @@ impl Fisher {
                 bar.finish_and_clear();
                 let again =
                     if kept.file.is_some() { "the same command goes on from there" } else { "nothing could be kept beside the output" };
-                eprintln!("stopped after {} of {} examples; {again}", fisher.examples(), rows.len());
+                output::note(format_args!("stopped after {} of {} examples; {again}", fisher.examples(), rows.len()));
                 interrupt.exit();
             }
         }
@@ -312,7 +312,7 @@ impl Kept {
         if let Some(file) = self.file.as_ref().filter(|file| file.exists())
             && fisher.restore(file, &self.fingerprint)?
         {
-            eprintln!("going on after {} examples of an earlier run", fisher.examples());
+            output::note(format_args!("going on after {} examples of an earlier run", fisher.examples()));
         }
         Ok(fisher.examples())
     }

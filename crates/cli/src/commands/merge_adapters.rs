@@ -137,9 +137,9 @@ impl MergeAdapters {
         let exact = self.combination.drops() && self.combination.decomposes() && self.svd_iterations.is_none();
         let large = merge.modules.iter().filter(|module| module.site.rows.min(module.site.columns) >= LARGE).count();
         if exact && large > 0 {
-            eprintln!(
+            output::note(format_args!(
                 "note: exact decompositions of large weights ({large} here) take long; --svd-iterations 8 is much faster and nearly as close"
-            );
+            ));
         }
     }
 }

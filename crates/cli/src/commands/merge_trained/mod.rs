@@ -174,7 +174,9 @@ impl Session<'_> {
                 let trained = match accuracies {
                     Some(accuracies) => {
                         let negated = merge.negate(every, streams, objective, accuracies, &mut |step| self.tell(step));
-                        negated.map(|[target, control]| eprintln!("accuracy of the target {target:.4}, of the control {control:.4}"))
+                        negated.map(|[target, control]| {
+                            crate::output::note(format_args!("accuracy of the target {target:.4}, of the control {control:.4}"))
+                        })
                     }
                     None => merge.train(streams, objective, |step| self.tell(step)),
                 };
@@ -193,7 +195,14 @@ impl Session<'_> {
 
     fn tell(&mut self, step: &Step) {
         let each: Vec<_> = step.losses.iter().map(|(task, loss)| format!("{task} {loss:.4}")).collect();
-        eprintln!("step {}/{} ({}): loss {:.4} ({})", step.step, step.steps, step.trained, step.loss(), each.join(", "));
+        crate::output::note(format_args!(
+            "step {}/{} ({}): loss {:.4} ({})",
+            step.step,
+            step.steps,
+            step.trained,
+            step.loss(),
+            each.join(", ")
+        ));
         if self.steps == 0 {
             self.first = step.loss();
         }
@@ -208,7 +217,7 @@ impl Session<'_> {
             name.push(".coefficients.json");
             let file = self.target.with_file_name(name);
             write_coefficients(&file, coefficients)?;
-            eprintln!("the last good coefficients are in {}", file.display());
+            crate::output::note(format_args!("the last good coefficients are in {}", file.display()));
         }
         Err(error)
     }
