@@ -155,6 +155,7 @@ fn a_run_file_gives_settings_and_flags_win() {
     assert_eq!((&config["r"], &config["rank_pattern"]["v_proj"]), (&json!(4), &json!(3)));
     let again = place.path("again");
     result(&["finetune", "--config", &place.path("out/run.yaml"), "--out", &again]);
+    result(&["finetune", "--config", &place.path("out/run.yaml"), "--out", &out, "--overwrite"]);
     let wrong = place.write("wrong.yaml", "lora_aplha: 3\n");
     let message = failure(&["finetune", "--config", &wrong, "--out", &place.path("x")]);
     assert!(message.contains("lora_aplha"), "{message}");
