@@ -349,8 +349,9 @@ const FILES: [&str; 12] = [
 fn prepare(run: &Run, base: &Local, config: Option<&Path>, out: &Path, overwrite: bool, resume: bool) -> Result<RunDir> {
     let inputs = Inputs::none().and("the model", &base.dir).and_maybe("the data", run.data.as_ref());
     let inputs = inputs.and_maybe("the evaluation data", run.eval.as_ref());
-    // A run that goes on may be given the settings that it has written.
-    let config = config.filter(|file| !(resume && file.parent() == Some(out)));
+    // A run may be given the settings that it, or the run that it replaces, has written: it writes them again.
+    let own = |file: &&Path| file.parent() == Some(out) && (resume || file.file_name() == Some(SETTINGS_FILE.as_ref()));
+    let config = config.filter(|file| !own(file));
     RunDir::open(out, overwrite || resume, &PREPARATION, &inputs.and_maybe("the settings", config))
 }
 
