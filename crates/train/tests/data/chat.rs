@@ -170,3 +170,22 @@ fn nothing_that_others_say_is_learned_and_all_that_the_assistant_says() {
     );
     assert!(tally.wrong.is_empty(), "{}", tally.wrong.join("\n"));
 }
+
+#[test]
+fn debug_qwen() {
+    let tokenizer = checkpoint().tokenizer();
+    for (name, source) in TEMPLATES {
+        let template = ChatTemplate::new(source, &tokens(), "chat_template.jinja").unwrap();
+        for (title, row) in conversations() {
+            let mut encoder =
+                Encoder::new(&tokenizer, Some(&template), EncodeConfig { max_length: 1 << 20, train_on_prompt: false }).unwrap();
+            if let Ok(rows) = encoder.encode(&read_one(&row)) {
+                eprintln!(
+                    "DBG {name} / {title}: {:?} {}",
+                    rows.iter().map(|row| learned(&tokenizer, row)).collect::<Vec<_>>(),
+                    encoder.stats().incomplete
+                );
+            }
+        }
+    }
+}
