@@ -156,7 +156,7 @@ fn edit_arguments(message: &mut Message, edit: impl Fn(&Value) -> Option<Value>)
 fn is_better(new: (&[Message], &str), old: (&[Message], &str)) -> bool {
     let shown = |(messages, text): (&[Message], &str)| messages.iter().flat_map(texts).filter(|said| is_shown(text, said)).count();
     let python = |(_, text): (&[Message], &str)| {
-        let signs = ["None", "'type': 'text'", "\"type\": \"text\"", "\\\"", "\"{}\""];
+        let signs = ["None", "null", "'type': 'text'", "\"type\": \"text\"", "\\\"", "\"{}\""];
         signs.iter().map(|sign| text.matches(sign).count()).sum::<usize>()
     };
     let (more, less) = (shown(new).cmp(&shown(old)), python(old).cmp(&python(new)));

@@ -94,7 +94,7 @@ impl<'a> Turns<'a> {
             return Err(NOTHING.into());
         }
         match self.turns(&whole, &learned) {
-            Ok(turns) => Ok(Rows::One(self.row_of(whole, turns))),
+            Ok(turns) => Ok(Rows::One(self.row_of(whole, turns, None))),
             Err(_) => Ok(Rows::Each(learned)),
         }
     }
@@ -107,7 +107,7 @@ impl<'a> Turns<'a> {
         let text = self.render(index + 1, false).map_err(|reason| unclear(index, &reason))?;
         let rendered = self.rendered(index + 1, text)?;
         match self.turn(&rendered, index) {
-            Ok(turn) => Ok(self.row_of(rendered, vec![turn])),
+            Ok(turn) => Ok(self.row_of(rendered, vec![turn], Some(index))),
             Err(reason) => self.joined(&rendered, index).map_err(|also| unclear(index, &format!("{reason}, and {also}"))),
         }
     }
@@ -232,12 +232,8 @@ impl<'a> Turns<'a> {
         let said = said.map(|span| span.end).filter(|end| *end <= prompt.len()).max().unwrap_or(0);
         // A generation prompt may stand at the end although nobody asked for it.
         let opener = (said..prompt.trim_end().len()).contains(&header);
-        let always_opens = !asks && opener && text.starts_with(&*prompt);
-        let given = match text.starts_with(&*prompt) {
-            true => header,
-            false if !asks && !opener => prompt.len(),
-            false => header,
-        };
+        let always_opens = !asks && opener;
+        let given = if !asks && !opener { prompt.len() } else { header };
         if common_prefix(&prompt, text) < given {
             return Err("the text before it changes with what follows".into());
         }
@@ -287,9 +283,16 @@ impl<'a> Turns<'a> {
         plain.form = messages[index].form.as_ref().filter(|form| form.is_array()).map(|_| parts(PROBE));
         messages[index] = plain;
         match self.try_render(&messages, false) {
-            Ok(other) => common_prefix(&row.text, &other),
-            Err(_) => common_prefix(&row.text, prompt),
+            Ok(other) => self.differs(row, &other),
+            Err(_) => self.differs(row, prompt),
         }
+    }
+
+    /// Where a text differs from another, at the beginning of the sign in which it does.
+    fn differs(&self, row: &Rendered, other: &str) -> usize {
+        let common = common_prefix(&row.text, other);
+        let said = row.spans.spans.iter().map(|span| span.end).filter(|end| *end <= common).max().unwrap_or(0);
+        said + whole_signs(&row.text[said..], other.get(said..).unwrap_or_default())
     }
 
     /// The bytes that close the last message where a generation prompt follows in any case.
@@ -324,12 +327,10 @@ impl<'a> Turns<'a> {
         Ok(common)
     }
 
-    /// The row of a text with these turns, or with what the template marks.
-    fn row_of(&self, rendered: Rendered, turns: Vec<Turn>) -> Row {
-        let lacks = match turns.as_slice() {
-            [_] if rendered.cut < self.messages().len() => rendered.spans.hidden.iter().any(|(message, _)| message + 1 == rendered.cut),
-            _ => !rendered.spans.hidden.is_empty(),
-        };
+    /// The row of a text with these turns, or with what the template marks; of one message `alone`, or of all.
+    fn row_of(&self, rendered: Rendered, turns: Vec<Turn>, alone: Option<usize>) -> Row {
+        let others = |message: usize| self.messages()[message].role != "assistant";
+        let lacks = rendered.spans.hidden.iter().any(|(message, _)| alone.is_none_or(|index| *message == index || others(*message)));
         let turns = self.marked(&rendered, &turns).unwrap_or(turns);
         Row { text: rendered.text, turns, lacks }
     }
