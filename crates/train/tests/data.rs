@@ -524,7 +524,7 @@ fn conversations_that_cannot_be_learned_are_named_with_the_reason() {
     assert_eq!(error, "data.jsonl:7: the chat template failed: only poems (line 1 of the template)");
     let error = fails(Some("{{ messages[0].name.first }}"), conversation());
     assert!(error.starts_with("data.jsonl:7: the chat template failed: `messages[0].name` is undefined"), "{error}");
-    let error = fails(Some("{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"), conversation());
+    let error = fails(Some("{% for m in messages[::-1] %}{{ m.content }}{% endfor %}"), conversation());
     assert!(error.starts_with("data.jsonl:7: the chat template does not show") && error.contains("--train-on-prompt"), "{error}");
     let error = fails(Some(CHAT), chat(&[("user", "a")]));
     assert!(error.starts_with("data.jsonl:7: `messages` holds no assistant message"), "{error}");
