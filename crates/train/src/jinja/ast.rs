@@ -168,9 +168,7 @@ impl Node {
             Self::Call(of, arguments) | Self::Test(of, _, arguments) => arguments.children(Some(of)),
             Self::Filter(of, _, arguments) => arguments.children(of.as_deref()),
             Self::Compare(first, rest) => std::iter::once(&**first).chain(rest.iter().map(|(_, value)| value)).collect(),
-            Self::Conditional(condition, value, other) => {
-                [&**condition, &**value].into_iter().chain(other.as_deref()).collect()
-            }
+            Self::Conditional(condition, value, other) => [&**condition, &**value].into_iter().chain(other.as_deref()).collect(),
         }
     }
 }

@@ -94,9 +94,8 @@ impl Machine<'_> {
     }
 
     fn range(&mut self, args: Args) -> Result<Value, Error> {
-        let number = |value: &Value| {
-            value.as_int().ok_or_else(|| Error::new(format!("`range` needs integers, found a {}", value.type_name())))
-        };
+        let number =
+            |value: &Value| value.as_int().ok_or_else(|| Error::new(format!("`range` needs integers, found a {}", value.type_name())));
         let numbers = args.positional.iter().map(number).collect::<Result<Vec<_>, _>>()?;
         let (first, last, step) = match numbers[..] {
             [last] => (0, last, 1),

@@ -100,8 +100,24 @@ impl Machine<'_> {
 
     fn text_filter(&mut self, name: &str, value: &Value, args: &Args) -> Result<Option<Value>, Error> {
         const NAMES: [&str; 18] = [
-            "upper", "lower", "capitalize", "title", "trim", "replace", "indent", "center", "truncate", "wordcount", "escape", "e",
-            "forceescape", "urlencode", "striptags", "lines", "split", "wordwrap",
+            "upper",
+            "lower",
+            "capitalize",
+            "title",
+            "trim",
+            "replace",
+            "indent",
+            "center",
+            "truncate",
+            "wordcount",
+            "escape",
+            "e",
+            "forceescape",
+            "urlencode",
+            "striptags",
+            "lines",
+            "split",
+            "wordwrap",
         ];
         if !NAMES.contains(&name) {
             return Ok(None);
@@ -237,13 +253,20 @@ pub(super) fn cased(text: &str, name: &str) -> Option<String> {
         "lower" => text.to_lowercase(),
         "casefold" => text.to_lowercase().replace('ß', "ss").replace('ς', "σ"),
         "capitalize" => first_upper(text),
-        "swapcase" => text.chars().flat_map(|c| if c.is_uppercase() { c.to_lowercase().collect::<Vec<_>>() } else { c.to_uppercase().collect() }).collect(),
+        "swapcase" => text
+            .chars()
+            .flat_map(|c| if c.is_uppercase() { c.to_lowercase().collect::<Vec<_>>() } else { c.to_uppercase().collect() })
+            .collect(),
         "title" => {
             let mut after_letter = false;
             let mut out = String::new();
             for c in text.chars() {
                 let cased = c.is_uppercase() || c.is_lowercase();
-                if after_letter { out.extend(c.to_lowercase()) } else { out.extend(c.to_uppercase()) }
+                if after_letter {
+                    out.extend(c.to_lowercase())
+                } else {
+                    out.extend(c.to_uppercase())
+                }
                 after_letter = cased;
             }
             out
@@ -257,7 +280,11 @@ fn title(text: &str) -> String {
     let mut begins = true;
     let mut out = String::new();
     for c in text.chars() {
-        if begins { out.extend(c.to_uppercase()) } else { out.extend(c.to_lowercase()) }
+        if begins {
+            out.extend(c.to_uppercase())
+        } else {
+            out.extend(c.to_lowercase())
+        }
         begins = is_space(c) || ['-', '(', '{', '[', '<'].contains(&c);
     }
     out

@@ -125,7 +125,13 @@ impl Spec {
         let mark = if upper { 'E' } else { 'e' };
         let precision = self.precision.unwrap_or(6);
         let body = match self.kind {
-            _ if !size.is_finite() => if upper { float_repr(size).to_uppercase() } else { float_repr(size) },
+            _ if !size.is_finite() => {
+                if upper {
+                    float_repr(size).to_uppercase()
+                } else {
+                    float_repr(size)
+                }
+            }
             None => match self.precision {
                 None => float_repr(size),
                 Some(precision) => general(size, precision, mark, self.alternate, true),

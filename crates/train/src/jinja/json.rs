@@ -17,8 +17,7 @@ struct Style {
 
 impl Machine<'_> {
     pub fn tojson(&mut self, value: &Value, args: Args) -> Result<Value, Error> {
-        let [ensure_ascii, indent, separators, sort_keys] =
-            args.bind("tojson", ["ensure_ascii", "indent", "separators", "sort_keys"])?;
+        let [ensure_ascii, indent, separators, sort_keys] = args.bind("tojson", ["ensure_ascii", "indent", "separators", "sort_keys"])?;
         let flag = |machine: &Self, value: Option<Value>| value.map_or(Ok(false), |value| machine.truth(&value));
         let indent = self.indent(indent)?;
         let (item, key) = match separators.filter(|separators| !matches!(separators, Value::None)) {

@@ -167,7 +167,15 @@ impl<'s> Lexer<'s> {
             match token {
                 Token::Operator(bracket @ ("(" | "[" | "{")) => open.push(bracket),
                 Token::Operator(bracket @ (")" | "]" | "}")) => {
-                    let expected = open.pop().map(|open| if open == "(" { ")" } else if open == "[" { "]" } else { "}" });
+                    let expected = open.pop().map(|open| {
+                        if open == "(" {
+                            ")"
+                        } else if open == "[" {
+                            "]"
+                        } else {
+                            "}"
+                        }
+                    });
                     if expected != Some(bracket) {
                         return Err(format!("unexpected `{bracket}`"));
                     }

@@ -87,7 +87,9 @@ impl Machine<'_> {
             for part in path.split('.') {
                 let part = part.parse::<i128>().map_or_else(|_| Value::str(part), Value::Int);
                 found = self.item(&found, &part)?;
-                if found.is_undefined() && let Some(default) = default {
+                if found.is_undefined()
+                    && let Some(default) = default
+                {
                     found = default.clone();
                 }
             }

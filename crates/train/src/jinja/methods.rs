@@ -9,10 +9,49 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 const OF_TEXTS: &[&str] = &[
-    "capitalize", "casefold", "center", "count", "endswith", "expandtabs", "find", "format", "index", "isalnum", "isalpha", "isascii",
-    "isdecimal", "isdigit", "isidentifier", "islower", "isnumeric", "isprintable", "isspace", "istitle", "isupper", "join", "ljust", "lower",
-    "lstrip", "partition", "removeprefix", "removesuffix", "replace", "rfind", "rindex", "rjust", "rpartition", "rsplit", "rstrip", "split",
-    "splitlines", "startswith", "strip", "swapcase", "title", "upper", "zfill",
+    "capitalize",
+    "casefold",
+    "center",
+    "count",
+    "endswith",
+    "expandtabs",
+    "find",
+    "format",
+    "index",
+    "isalnum",
+    "isalpha",
+    "isascii",
+    "isdecimal",
+    "isdigit",
+    "isidentifier",
+    "islower",
+    "isnumeric",
+    "isprintable",
+    "isspace",
+    "istitle",
+    "isupper",
+    "join",
+    "ljust",
+    "lower",
+    "lstrip",
+    "partition",
+    "removeprefix",
+    "removesuffix",
+    "replace",
+    "rfind",
+    "rindex",
+    "rjust",
+    "rpartition",
+    "rsplit",
+    "rstrip",
+    "split",
+    "splitlines",
+    "startswith",
+    "strip",
+    "swapcase",
+    "title",
+    "upper",
+    "zfill",
 ];
 const OF_MAPPINGS: &[&str] = &["get", "items", "keys", "values", "copy"];
 /// What changes a value, which jinja2's sandbox does not allow.
@@ -108,7 +147,9 @@ impl Machine<'_> {
             "startswith" | "endswith" => {
                 let [affix, first, last] = args.bind(name, ["affix", "start", "end"])?;
                 let part = part(text, first.as_ref(), last.as_ref()).map(|(part, _)| part);
-                let matches = |affix: &str| part.is_some_and(|part| if name == "startswith" { part.starts_with(affix) } else { part.ends_with(affix) });
+                let matches = |affix: &str| {
+                    part.is_some_and(|part| if name == "startswith" { part.starts_with(affix) } else { part.ends_with(affix) })
+                };
                 match affix {
                     Some(Value::Str(affix)) => Ok(Value::Bool(matches(&affix))),
                     Some(Value::Seq(affixes)) if affixes.kind == Kind::Tuple => {
@@ -196,7 +237,8 @@ impl Machine<'_> {
         let Some(Value::Str(wanted)) = wanted else { return Err(Error::new(format!("`{name}` needs a text"))) };
         let part = part(text, first.as_ref(), last.as_ref());
         if name == "count" {
-            let count = part.map_or(0, |(part, _)| if wanted.is_empty() { part.chars().count() + 1 } else { part.matches(&*wanted).count() });
+            let count =
+                part.map_or(0, |(part, _)| if wanted.is_empty() { part.chars().count() + 1 } else { part.matches(&*wanted).count() });
             return Ok(Value::Int(count as i128));
         }
         let found = part.and_then(|(part, skipped)| {
@@ -290,7 +332,13 @@ fn split_at_spaces(text: &str, limit: usize, from_right: bool) -> Vec<&str> {
     let mut parts = Vec::new();
     let mut rest = if from_right { text.trim_end_matches(is_space) } else { text.trim_start_matches(is_space) };
     while !rest.is_empty() {
-        let cut = if parts.len() == limit { None } else if from_right { rest.rfind(is_space) } else { rest.find(is_space) };
+        let cut = if parts.len() == limit {
+            None
+        } else if from_right {
+            rest.rfind(is_space)
+        } else {
+            rest.find(is_space)
+        };
         let Some(at) = cut else {
             parts.push(rest);
             break;

@@ -164,11 +164,7 @@ impl Machine<'_> {
                 }
                 Ok(Some(x.items.len().cmp(&y.items.len())))
             }
-            _ => Err(Error::new(format!(
-                "'{symbol}' not supported between instances of '{}' and '{}'",
-                a.type_name(),
-                b.type_name()
-            ))),
+            _ => Err(Error::new(format!("'{symbol}' not supported between instances of '{}' and '{}'", a.type_name(), b.type_name()))),
         }
     }
 

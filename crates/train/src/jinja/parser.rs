@@ -306,12 +306,7 @@ impl Parser {
     }
 
     /// Values with commas between them, or one value alone.
-    pub fn tuple(
-        &mut self,
-        may_be_empty: bool,
-        item: impl Fn(&mut Self) -> Parsed<Expr>,
-        ends: impl Fn(&Self) -> bool,
-    ) -> Parsed<Expr> {
+    pub fn tuple(&mut self, may_be_empty: bool, item: impl Fn(&mut Self) -> Parsed<Expr>, ends: impl Fn(&Self) -> bool) -> Parsed<Expr> {
         let mut items = Vec::new();
         let mut commas = false;
         loop {
