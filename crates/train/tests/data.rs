@@ -57,7 +57,7 @@ const SPECIAL: [&str; 6] = ["<s>", "</s>", "<pad>", "<user>", "<assistant>", "<e
 
 /// A byte-level tokenizer: six special tokens, the 256 bytes, and the merges ` b` and ` bo`. Texts begin with `<s>`.
 fn byte_level() -> Value {
-    let mut alphabet: Vec<char> = tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect();
+    let mut alphabet: Vec<char> = ::tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect();
     alphabet.sort_unstable();
     let tokens = SPECIAL.iter().map(|s| s.to_string()).chain(alphabet.iter().map(char::to_string)).chain(["Ġb".into(), "Ġbo".into()]);
     let vocab: serde_json::Map<_, _> = tokens.enumerate().map(|(id, token)| (token, json!(id))).collect();
