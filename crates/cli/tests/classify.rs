@@ -120,6 +120,18 @@ fn a_merged_classifier_predicts_what_its_adapter_does() {
         (&with[0]["line"], &with[0]["text"], &with[0]["text_pair"], &with[0]["label"]),
         (&json!(1), &json!("the cat is good"), &json!("a cat"), &json!("good"))
     );
+    let logits = |model: &[&str]| {
+        let file = place.path("logits.safetensors");
+        result(&[&["logits", "--tokens", "3,30,31,4", "--out", &file, "--model"], model].concat());
+        let file = Checkpoint::open_file(Path::new(&file)).unwrap();
+        (file.info("logits").unwrap().shape.clone(), file.f32s("logits").unwrap())
+    };
+    let (one, other) = (logits(&[BERT, "--adapter", &adapter]), logits(&[&merged]));
+    assert!(one.0 == [1, 2] && one.0 == other.0 && one.1.iter().zip(&other.1).all(|(a, b)| (a - b).abs() < 1e-5), "{one:?} {other:?}");
+    let message = failure(&["logits", "--model", BERT, "--tokens", "1", "--out", &place.path("none")]);
+    assert!(message.contains("is an encoder without a classifier"), "{message}");
+    let message = failure(&["generate", "--model", BERT, "--prompt", "a"]);
+    assert!(message.contains("`BertModel` is an encoder, which writes no text") || message.contains("`bert` is an encoder"), "{message}");
     for (flag, value) in [("--stride", "4"), ("--max-new-tokens", "4")] {
         let message = failure(&["eval", "--model", &merged, "--data", &data, "--metric", "classification", flag, value]);
         assert!(message.contains(&format!("{flag} is for decoders")), "{message}");
