@@ -78,7 +78,8 @@ pub fn load_tensors_from<M: Module>(model: M, name: &str, file: &Checkpoint) -> 
     let mut error = None;
     let model = edit_slots(model, |parameter, slot| {
         let Some(adapter) = slot.get_mut(name) else { return };
-        let is_absent_bias = parameter.ends_with("bias") && ["bias", "base_layer.bias"].iter().all(|name| !file.contains(&key(parameter, name)));
+        let is_absent_bias =
+            parameter.ends_with("bias") && ["bias", "base_layer.bias"].iter().all(|name| !file.contains(&key(parameter, name)));
         if error.is_none() && !is_absent_bias {
             error = adapter.import(&mut |stored, shape| reader.read(parameter, stored, shape)).err();
         }

@@ -32,7 +32,9 @@ pub(crate) fn settle<M: Module>(model: M, file: &Checkpoint, used: &HashSet<Stri
         let Some(Key { module, part, .. }) = Key::parse(key) else { continue };
         let exists = modules.contains(module.as_str()) || is_output_head(&module);
         match part {
-            Part::Adapter(_) | Part::Whole { .. } if !exists => return Err(foreign(key, "no such tensor: this model has no such module", true)),
+            Part::Adapter(_) | Part::Whole { .. } if !exists => {
+                return Err(foreign(key, "no such tensor: this model has no such module", true));
+            }
             Part::Adapter(_) if adapted.contains(&module) => {
                 return Err(foreign(key, "no such tensor: the configuration of the adapter has no use for it", false));
             }

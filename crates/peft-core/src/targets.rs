@@ -402,6 +402,15 @@ mod tests {
     #[test]
     fn look_ahead_and_back_references_work() {
         // Python: re.fullmatch says the same of each path.
+        for (pattern, found) in [
+            (r".*\.(?P<a>self)_attn\.q_proj\Z", 3),
+            (r"(?P<word>m)odel\.e(?P=word)bed_tokens", 1),
+            (r"(?i).*\.Q_PROJ$", 3),
+            (r".*\.\d\.[^.]+\.(?<!x)v_proj", 3),
+            (r"(m)odel\.e\1bed_tokens|lm_head", 2),
+        ] {
+            assert_eq!(selected(&Targets::new(Names::Pattern(pattern.into()))).unwrap().len(), found, "{pattern}");
+        }
         let targets = Targets::new(Names::Pattern(r"^(?!.*lm_head).*\.(?P<x>q|k)_proj".into()));
         assert_eq!(selected(&targets).unwrap().len(), 6);
         let endless = Targets::new(Names::Pattern(r"((a+)+)+(?=x)b".into()));
@@ -414,7 +423,8 @@ mod tests {
         let paths = ["encoder.h.0.block.3.w", "encoder.h.1.block.0.w"];
         let sites = paths.map(|path| site(path, "Linear"));
         let with = |layer, pattern: Option<Names>| {
-            let targets = Targets { layers_to_transform: Some(Layers::One(layer)), layers_pattern: pattern, ..Targets::new(Names::list(["w"])) };
+            let targets =
+                Targets { layers_to_transform: Some(Layers::One(layer)), layers_pattern: pattern, ..Targets::new(Names::list(["w"])) };
             targets.select(&sites, |_| true).map(|found| found.into_iter().map(|s| s.module.clone()).collect::<Vec<_>>())
         };
         assert_eq!(with(0, None).unwrap(), [paths[0]]);

@@ -128,7 +128,9 @@ impl Init {
                 let way_out = "convert it to LoRA first (save_pretrained with path_initial_model_for_weight_conversion)";
                 Err(Error::InvalidConfig(format!("init_lora_weights is `{name}`: {reason}; {way_out}")))
             }
-            StartOf::Unknown => Err(Error::InvalidConfig(format!("init_lora_weights is `{name}`, a start that HF PEFT 0.21 does not have"))),
+            StartOf::Unknown => {
+                Err(Error::InvalidConfig(format!("init_lora_weights is `{name}`, a start that HF PEFT 0.21 does not have")))
+            }
         }
     }
 }
