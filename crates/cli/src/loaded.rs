@@ -1,9 +1,9 @@
 //! A model of any supported kind: what a checkpoint and its adapter say that it is, and how it is written.
 
-use crate::loading::attach;
+use crate::loading::{attach, load_adapted};
 use burn::tensor::{DType, Device};
 use peft_core::files::{Checkpoint, read_json};
-use peft_core::{CONFIG_FILE, Error, Result, TENSOR_FILE, merge, visit_slots};
+use peft_core::{CONFIG_FILE, Error, Result, TENSOR_FILE, hf, merge, visit_slots};
 use peft_merge::compeft::Expert;
 use peft_models::encoder::{EncoderConfig, Family, SequenceClassifier, TokenClassifier, UnderHead};
 use peft_models::{CausalLm, Encoder};
@@ -33,8 +33,7 @@ impl Loaded {
     /// Which head an encoder has, the adapter says; where it says nothing, the checkpoint does.
     pub fn read(base: &Path, adapter: Option<&Path>, device: &Device, dtype: Option<DType>) -> Result<Self> {
         if !peft_models::is_encoder(base) {
-            let model = CausalLm::load(base, device, dtype)?;
-            return Ok(Self::Decoder(adapted(model, adapter)?));
+            return Ok(Self::Decoder(load_adapted(base, adapter, device, dtype)?));
         }
         let config = EncoderConfig::read(base)?;
         let checkpoint = Checkpoint::open(base)?;
@@ -169,7 +168,8 @@ impl Head {
     fn of(config: &Value, labels: Option<Vec<String>>, tensors: &[(&str, &[usize])]) -> Self {
         let classifier = ["classifier.weight", "classifier.out_proj.weight"].map(|name| format!("base_model.model.{name}"));
         let without = ["encoder.", "embeddings."].map(|name| format!("base_model.model.{name}"));
-        let outputs = tensors.iter().find(|(key, _)| classifier.iter().any(|name| name == key)).and_then(|(_, shape)| shape.first());
+        let named = |key: &str| hf::Key::parse(key).is_some_and(|key| classifier.contains(&key.canonical()));
+        let outputs = tensors.iter().find(|(key, _)| named(key)).and_then(|(_, shape)| shape.first());
         Self {
             task: config["task_type"].as_str().map(String::from),
             labels,

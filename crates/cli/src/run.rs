@@ -8,10 +8,9 @@ use peft_adapters::bitfit::BitFitConfig;
 use peft_adapters::low_rank::{Bias, Init, LoraConfig, VeraConfig};
 use peft_adapters::scaling::Ia3Config;
 use peft_core::files::read_text;
-use peft_core::{Error, Layers, Names, Result, Targets, device};
+use peft_core::{Error, Layers, Names, Patterns, Result, Targets, device};
 use peft_train::{OptimizerConfig, SchedulerType, TrainConfig};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// A way to fine-tune.
@@ -124,10 +123,10 @@ pub struct Run {
     pub init_lora_weights: Option<Init>,
     /// Ranks of single modules (run file only): a pattern for the end of the path, and the rank.
     #[arg(skip)]
-    pub rank_pattern: BTreeMap<String, usize>,
+    pub rank_pattern: Patterns<usize>,
     /// Alphas of single modules (run file only).
     #[arg(skip)]
-    pub alpha_pattern: BTreeMap<String, f64>,
+    pub alpha_pattern: Patterns<f64>,
     /// LoRA+: the learning rate of B over that of A, such as 16.
     #[arg(long, value_name = "RATIO")]
     pub loraplus_lr_ratio: Option<f64>,
@@ -369,6 +368,7 @@ impl Run {
             target_modules: self.target_modules.clone(),
             exclude_modules: self.exclude_modules.clone(),
             layers_to_transform: self.layers_to_transform.clone(),
+            ..Targets::default()
         };
         let modules_to_save = self.modules_to_save.clone();
         Ok(Some(match method {
@@ -476,7 +476,7 @@ mod tests {
         let flags = Run { r: Some(16), max_steps: Some(10), ..Run::default() };
         let run = flags.or(file).unwrap();
         assert_eq!((run.r, run.lr, run.epochs, run.max_steps), (Some(16), Some(0.001), None, Some(10)));
-        assert_eq!(run.rank_pattern["q_proj"], 2);
+        assert_eq!(run.rank_pattern.get("q_proj", "rank_pattern").unwrap(), Some(&2));
     }
 
     #[test]

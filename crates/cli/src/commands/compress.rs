@@ -1,7 +1,7 @@
 //! `peft compress`.
 
 use crate::hub::{self, Kind};
-use crate::loading::{ADAPTER, Text};
+use crate::loading::{Text, attach_to_decoder};
 use crate::output;
 use burn::tensor::{DType, Device};
 use clap::{Args, ValueEnum};
@@ -263,7 +263,7 @@ impl Validation {
     /// The perplexity with these tensors.
     fn perplexity(&self, tensors: &Checkpoint) -> Result<f64> {
         let model = match &self.model {
-            Model::Adapted(adapted) => peft_adapters::load_from(adapted.0.clone(), &adapted.1, tensors, ADAPTER)?.0,
+            Model::Adapted(adapted) => attach_to_decoder(adapted.0.clone(), &adapted.1, tensors)?,
             Model::Whole(config, device, _) => CausalLm::from_checkpoint(config.as_ref().clone(), tensors, device, Some(DType::F32))?,
         };
         let report = self.job.run(&model, &self.text.tokenizer, |_, _| ())?;

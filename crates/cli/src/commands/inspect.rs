@@ -5,7 +5,8 @@ use crate::output;
 use clap::Args;
 use peft_adapters::PeftConfig;
 use peft_core::files::Checkpoint;
-use peft_core::{CONFIG_FILE, Error, Result, TENSOR_FILE, grouped};
+use peft_core::hf::{self, AdapterFiles};
+use peft_core::{CONFIG_FILE, Error, Result, grouped};
 use peft_merge::compeft::{self, EXTENSION, Entry, Expert, Settings};
 use peft_models::{DecoderConfig, EncoderConfig};
 use serde::Serialize;
@@ -98,7 +99,7 @@ fn decoder(dir: &Path) -> Result<Description> {
 
 fn adapter(dir: &Path) -> Result<Description> {
     let mut config = PeftConfig::read(dir)?;
-    let file = Checkpoint::open_file(&dir.join(TENSOR_FILE))?;
+    let file = AdapterFiles::open(dir)?.tensors;
     let mut settings = BTreeMap::from([
         ("base model", config.common_mut().base_model_name_or_path.clone().unwrap_or_else(|| "not named".into())),
         ("trained modules", modules(&file).join(", ")),
@@ -136,12 +137,8 @@ fn compressed(file: &Path) -> Result<Description> {
 
 /// The last components of the modules that have tensors in the adapter's file.
 fn modules(file: &Checkpoint) -> Vec<String> {
-    let suffixes = ["lora_", "ia3_l", "vera_lambda", "base_layer", "weight", "bias"];
-    let module = |key: &str| {
-        let path: Vec<&str> = key.split('.').take_while(|part| !suffixes.iter().any(|s| part.starts_with(s))).collect();
-        path.last().map(|name| name.to_string())
-    };
-    let mut names: Vec<String> = file.keys().filter(|key| !key.starts_with("base_model.vera")).filter_map(module).collect();
+    let named = |key: hf::Key| key.module.rsplit('.').next().map(String::from).filter(|name| !name.is_empty());
+    let mut names: Vec<String> = file.keys().filter_map(hf::Key::parse).filter_map(named).collect();
     names.sort();
     names.dedup();
     names

@@ -33,13 +33,13 @@ pub struct Checkpoint {
     metadata: Metadata,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Shard {
     file: PathBuf,
     map: Bytes,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     shard: usize,
     info: TensorInfo,
@@ -100,6 +100,12 @@ impl Checkpoint {
             }
         }
         Ok(checkpoint)
+    }
+
+    /// The same tensors under the names that `name` gives them, without those that it gives none.
+    pub fn renamed(&self, name: impl Fn(&str) -> Option<String>) -> Self {
+        let tensors = self.tensors.iter().filter_map(|(key, entry)| Some((name(key)?, entry.clone()))).collect();
+        Self { path: self.path.clone(), shards: self.shards.clone(), tensors, metadata: self.metadata.clone() }
     }
 
     fn open_index(dir: &Path, index: &Path) -> Result<Self> {
