@@ -213,18 +213,27 @@ pub fn load_from<M: Module>(model: M, config: &PeftConfig, tensors: &Checkpoint,
     Ok((load_tensors_from(model, name, tensors)?, summary))
 }
 
-/// Whether the adapter changes the module at this path: its configuration selects the module, or has it saved as a whole, and the file
-/// has tensors of it.
+/// Whether the configuration has the module at this path, a linear projection, adapted or trained as a whole.
 ///
 /// # Errors
-/// [`Error::InvalidConfig`] for an expression that is none; [`Error::Tensor`] for a key that is not an adapter's.
+/// [`Error::InvalidConfig`] for an expression that is none.
+pub fn selects(config: &PeftConfig, module: &str) -> Result<bool> {
+    let saved = config.modules_to_save().iter().any(|entry| is_inside(module, entry));
+    let targets = match config.method().targets() {
+        Some(targets) if targets.target_modules.is_some() => targets.selection()?.includes(module, true)?,
+        _ => false,
+    };
+    Ok(saved || targets)
+}
+
+/// Whether a loaded adapter changes the module at this path: its configuration selects the module, and where that is to get an adapter
+/// the file has tensors of it.
+///
+/// # Errors
+/// As [`selects`]; [`Error::Tensor`] for a key that is not an adapter's.
 pub fn changes(config: &PeftConfig, tensors: &Checkpoint, module: &str) -> Result<bool> {
-    if config.modules_to_save().iter().any(|entry| is_inside(module, entry)) {
-        return Ok(true);
-    }
-    let mut config = with_default_targets(config, tensors)?;
-    let Some(targets) = config.targets_mut() else { return Ok(false) };
-    Ok(peft_core::hf::modules(tensors)?.contains(module) && targets.selection()?.includes(module, true)?)
+    let saved = config.modules_to_save().iter().any(|entry| is_inside(module, entry));
+    Ok(saved || (peft_core::hf::modules(tensors)?.contains(module) && selects(&with_default_targets(config, tensors)?, module)?))
 }
 
 /// Where a file does not say its modules, those that HF PEFT takes by default, as far as the file has tensors of them.

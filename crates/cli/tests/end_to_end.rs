@@ -3,6 +3,7 @@
 mod common;
 #[path = "outputs/mod.rs"]
 mod outputs;
+mod weights;
 
 use common::{Place, TINY, failure, losses, peft, result};
 use serde_json::{Value, json};

@@ -6,47 +6,59 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::OnceLock;
 
 /// What `rank_pattern` and `alpha_pattern` of HF PEFT are: expressions, each with a value, in the order in which they are tried.
 ///
 /// An expression `k` matches a path when `(.*\.)?(k)$` does. The first that matches counts, and the order is that of the file or of
 /// the run's settings, as in HF PEFT.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Patterns<T>(Vec<(String, T)>);
+#[derive(Clone, Debug)]
+pub struct Patterns<T> {
+    entries: Vec<(String, T)>,
+    /// The expressions, compiled when the first value is asked for: there may be one for every module of a model.
+    compiled: OnceLock<Vec<Expression>>,
+}
 
 impl<T> Default for Patterns<T> {
     fn default() -> Self {
-        Self(Vec::new())
+        Self { entries: Vec::new(), compiled: OnceLock::new() }
+    }
+}
+
+impl<T: PartialEq> PartialEq for Patterns<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.entries == other.entries
     }
 }
 
 impl<T> Patterns<T> {
     /// Sets the value of an expression. One that is there already keeps its place, as in a dictionary of Python.
     pub fn insert(&mut self, expression: String, value: T) {
-        match self.0.iter_mut().find(|(known, _)| *known == expression) {
+        match self.entries.iter_mut().find(|(known, _)| *known == expression) {
             Some((_, place)) => *place = value,
-            None => self.0.push((expression, value)),
+            None => self.entries.push((expression, value)),
         }
+        self.compiled = OnceLock::new();
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.entries.is_empty()
     }
 
     /// Expressions and values, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
-        self.0.iter().map(|(expression, value)| (expression.as_str(), value))
+        self.entries.iter().map(|(expression, value)| (expression.as_str(), value))
     }
 
     /// The values, in order.
     pub fn values(&self) -> impl Iterator<Item = &T> {
-        self.0.iter().map(|(_, value)| value)
+        self.entries.iter().map(|(_, value)| value)
     }
 
     /// The same expressions with other values.
     pub fn map<U>(&self, change: impl Fn(&T) -> U) -> Patterns<U> {
-        Patterns(self.0.iter().map(|(expression, value)| (expression.clone(), change(value))).collect())
+        self.iter().map(|(expression, value)| (expression, change(value))).collect()
     }
 
     /// The value of the first expression that matches the path of a module; `setting` is what errors call the whole.
@@ -54,8 +66,8 @@ impl<T> Patterns<T> {
     /// # Errors
     /// [`Error::InvalidConfig`](crate::Error::InvalidConfig) for what is not a regular expression.
     pub fn get(&self, module: &str, setting: &str) -> Result<Option<&T>> {
-        for (expression, value) in &self.0 {
-            if compiled(expression, setting)?.matches(module)? {
+        for (expression, (_, value)) in self.compiled(setting)?.iter().zip(&self.entries) {
+            if expression.matches(module)? {
                 return Ok(Some(value));
             }
         }
@@ -68,8 +80,7 @@ impl<T> Patterns<T> {
     /// As [`get`](Self::get).
     pub fn unmatched(&self, modules: &[&str], setting: &str) -> Result<Vec<&str>> {
         let mut unmatched = Vec::new();
-        for (expression, _) in &self.0 {
-            let compiled = compiled(expression, setting)?;
+        for (compiled, (expression, _)) in self.compiled(setting)?.iter().zip(&self.entries) {
             let mut found = false;
             for module in modules {
                 found |= compiled.matches(module)?;
@@ -80,10 +91,14 @@ impl<T> Patterns<T> {
         }
         Ok(unmatched)
     }
-}
 
-fn compiled(expression: &str, setting: &str) -> Result<Expression> {
-    Expression::whole(&format!(r"(?:.*\.)?(?:{expression})"), setting)
+    fn compiled(&self, setting: &str) -> Result<&[Expression]> {
+        if self.compiled.get().is_none() {
+            let whole = |(expression, _): &(String, T)| Expression::whole(&format!(r"(?:.*\.)?(?:{expression})"), setting);
+            let _ = self.compiled.set(self.entries.iter().map(whole).collect::<Result<_>>()?);
+        }
+        Ok(self.compiled.get().map_or(&[], Vec::as_slice))
+    }
 }
 
 impl<K: Into<String>, T> FromIterator<(K, T)> for Patterns<T> {
@@ -135,7 +150,7 @@ mod tests {
         assert_eq!(value("model.v_proj"), Some(2));
         assert_eq!(value("other.model.v_proj"), None);
         assert_eq!(serde_json::to_string(&patterns).unwrap(), text.replace(": ", ":").replace(", ", ","));
-        let turned: Patterns<usize> = patterns.0.into_iter().rev().collect();
+        let turned: Patterns<usize> = patterns.entries.into_iter().rev().collect();
         assert_eq!(turned.get("model.layers.0.self_attn.q_proj", "rank_pattern").unwrap(), Some(&64));
     }
 

@@ -402,6 +402,15 @@ mod tests {
     #[test]
     fn look_ahead_and_back_references_work() {
         // Python: re.fullmatch says the same of each path.
+        for (pattern, found) in [
+            (r".*\.(?P<a>self)_attn\.q_proj\Z", 3),
+            (r"(?P<word>m)odel\.e(?P=word)bed_tokens", 1),
+            (r"(?i).*\.Q_PROJ$", 3),
+            (r".*\.\d\.[^.]+\.(?<!x)v_proj", 3),
+            (r"(m)odel\.e\1bed_tokens|lm_head", 2),
+        ] {
+            assert_eq!(selected(&Targets::new(Names::Pattern(pattern.into()))).unwrap().len(), found, "{pattern}");
+        }
         let targets = Targets::new(Names::Pattern(r"^(?!.*lm_head).*\.(?P<x>q|k)_proj".into()));
         assert_eq!(selected(&targets).unwrap().len(), 6);
         let endless = Targets::new(Names::Pattern(r"((a+)+)+(?=x)b".into()));

@@ -267,6 +267,8 @@ fn finetune_decoder(mut start: Start) -> Result<Outcome> {
     let model = CausalLm::load(&base.dir, start.device(), Some(start.dtype()))?.gradient_checkpointing(start.recompute());
     let config = start.config.clone();
     let (model, summary) = match &config {
+        // A head that is trained is one of its own, where it was the embedding before, as in HF PEFT.
+        Some(config) if peft_adapters::selects(config, "lm_head")? => start.adapted(model.untie(), config)?,
         Some(config) => start.adapted(model, config)?,
         None => {
             let model = model.set_require_grad(true);

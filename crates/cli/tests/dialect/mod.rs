@@ -9,19 +9,8 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// Cases that recipes refuse with a way out: what is no low-rank change of the base's own weights.
-const NOT_IN_RECIPES: [&str; 11] = [
-    "grown",
-    "grown-tied",
-    "head-tied",
-    "head-whole-tied",
-    "ia3",
-    "ia3-excluded",
-    "names",
-    "olora",
-    "pissa",
-    "vera",
-    "vera-narrowed",
-];
+const NOT_IN_RECIPES: [&str; 11] =
+    ["grown", "grown-tied", "head-tied", "head-whole-tied", "ia3", "ia3-excluded", "names", "olora", "pissa", "vera", "vera-narrowed"];
 /// Cases that merges of adapters refuse besides: what is more than matrices.
 const NOT_AMONG_ADAPTERS: [&str; 4] = ["bias", "bias-and-modules", "head-whole-tied", "saved-module-is-nowhere"];
 /// Cases that merges of adapters read although recipes do not.
@@ -118,7 +107,11 @@ impl Case {
                 (None, Err(_)) => {}
                 (Some(_), Err(said)) if !reads => assert!(said.contains("peft merge-adapter"), "{name}: {command}: {said}"),
                 (expected, said) => {
-                    panic!("{name}: {command}: {:?}, and HF PEFT {}", said.map(|_| "read"), if expected.is_some() { "reads it" } else { "refuses" })
+                    panic!(
+                        "{name}: {command}: {:?}, and HF PEFT {}",
+                        said.map(|_| "read"),
+                        if expected.is_some() { "reads it" } else { "refuses" }
+                    )
                 }
             }
         }
@@ -164,12 +157,8 @@ fn settings_that_mean_something_else_are_refused_by_all_commands_with_the_same_w
         case["settings"][setting] = value;
         let case = Case::new(&case, "4,5");
         let small = case.place.path("small.cpft");
-        let said = [
-            case.adapted().unwrap_err(),
-            case.merged().unwrap_err(),
-            case.in_a_recipe().unwrap_err(),
-            case.among_adapters().unwrap_err(),
-        ];
+        let said =
+            [case.adapted().unwrap_err(), case.merged().unwrap_err(), case.in_a_recipe().unwrap_err(), case.among_adapters().unwrap_err()];
         assert!(said.iter().all(|said| said.contains(words)), "{setting}: {said:?}");
         if !matches!(setting, "target_modules" | "init_lora_weights") {
             let said = case.run(&["compress", &case.adapter, "--out", &small]).unwrap_err();
@@ -221,5 +210,35 @@ fn settings_of_a_run_that_match_nothing_are_told() {
         let output = peft(&[&finetune[..], &arguments].concat());
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success() && said.contains(words), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn a_head_that_is_trained_is_one_of_its_own() {
+    let place = Place::new();
+    let (data, out, merged) = (place.data(), place.path("out"), place.path("merged"));
+    let base = fixtures().join("models/qwen2").to_string_lossy().into_owned();
+    let model = place.checkpoint();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(Path::new(&base).join(file), model.join(file)).unwrap();
+    }
+    let logits = |arguments: &[&str]| {
+        let file = place.path("logits.safetensors");
+        let output = peft(&[&["logits", "--tokens", "4,5,6", "--out", &file], arguments].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Checkpoint::open_file(Path::new(&file)).unwrap().f32s("logits").unwrap()
+    };
+    let model = model.to_string_lossy().into_owned();
+    for method in [&["--target-modules", "q_proj,lm_head"][..], &["--modules-to-save", "lm_head"]] {
+        let finetune = ["finetune", "--model", &model, "--data", &data, "--max-steps", "2", "--lr", "0.1", "--out", &out, "--overwrite"];
+        let output = peft(&[&finetune[..], method].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(Checkpoint::open_file(&Path::new(&out).join(TENSOR_FILE)).unwrap().keys().any(|key| key.contains("lm_head")));
+        let adapted = logits(&["--model", &model, "--adapter", &out]);
+        assert!(adapted.iter().zip(logits(&["--model", &model])).any(|(a, b)| (a - b).abs() > 1e-3));
+        let output = peft(&["merge-adapter", "--model", &model, "--adapter", &out, "--out", &merged, "--overwrite"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(json(&Path::new(&merged).join("config.json"))["tie_word_embeddings"], false);
+        assert!(adapted.iter().zip(logits(&["--model", &merged])).all(|(a, b)| (a - b).abs() < 1e-4));
     }
 }

@@ -62,8 +62,8 @@ impl TaskVector {
         }
         if let Some(init) = config.value["init_lora_weights"].as_str().filter(|init| hf::start(init) != hf::StartOf::Plain) {
             return wrong(format!(
-                "the matrices of init_lora_weights `{init}` start from the weights, so that they are no change; convert the adapter to a plain \
-                 LoRA first"
+                "init_lora_weights is `{init}`: the matrices start from the weights, as PiSSA's do, so that they are no change; convert the \
+                 adapter to a plain LoRA first"
             ));
         }
         let tuned = Checkpoint::open_file(&dir.join(TENSOR_FILE))?;
