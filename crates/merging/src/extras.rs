@@ -4,10 +4,10 @@ use crate::models::{Model, is_head};
 use crate::plan::Plan;
 use crate::recipe::Vocabulary;
 use crate::tokenizer::TOKENIZER_FILE;
-use peft_core::files::{Dtype, read_json, read_text, write_atomic};
+use peft_core::files::{Dtype, read_json, write_atomic};
 use peft_core::{Error, Result};
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Files of a tokenizer that hold no vocabulary.
 const SETTINGS: [&str; 4] = ["tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json"];
@@ -43,14 +43,19 @@ impl Plan {
         let first = &self.models[0].dir;
         copy(first, dir, &OTHERS)?;
         let donor = self.tokenizer_donor();
-        copy(&donor, dir, &SETTINGS)?;
-        let remade = self.alignment.as_ref().filter(|alignment| self.is_remade(alignment.tokenizer.ids.len(), &donor));
+        copy(&donor.dir, dir, &SETTINGS)?;
+        let remade = self.alignment.as_ref().filter(|alignment| is_remade(alignment.tokenizer.ids.len(), donor));
         match remade {
             Some(alignment) => {
+                donor.texts().copy_settings(dir)?;
                 write_json(&dir.join(TOKENIZER_FILE), &alignment.tokenizer.json)?;
                 self.write_added_tokens(dir)?;
             }
-            None => copy(&donor, dir, &VOCABULARIES)?,
+            None => {
+                copy(&donor.dir, dir, &VOCABULARIES)?;
+                donor.texts().copy_vocabulary(dir)?;
+                donor.texts().copy_settings(dir)?;
+            }
         }
         if let Some(template) = self.chat_template()? {
             write_atomic(&dir.join(TEMPLATE_FILE), template.as_bytes())?;
@@ -58,19 +63,13 @@ impl Plan {
         Ok(())
     }
 
-    fn tokenizer_donor(&self) -> PathBuf {
+    fn tokenizer_donor(&self) -> &Model {
         let named = match self.recipe.tokenizer.as_ref().map(|tokenizer| &tokenizer.source) {
             Some(Vocabulary::Of(name)) => self.models.iter().find(|model| model.name == *name),
             _ => None,
         };
         let with_tokenizer = || self.models.iter().find(|model| model.tokenizer.is_some());
-        named.or_else(with_tokenizer).unwrap_or(&self.models[0]).dir.clone()
-    }
-
-    /// Whether the vocabulary of the result is not the donor's as it is.
-    fn is_remade(&self, tokens: usize, donor: &Path) -> bool {
-        let donor = self.models.iter().find(|model| model.dir == donor).and_then(|model| model.tokenizer.as_ref());
-        donor.is_none_or(|donor| donor.ids.len() != tokens)
+        named.or_else(with_tokenizer).unwrap_or(&self.models[0])
     }
 
     /// Some versions of transformers read added tokens from the settings of the tokenizer.
@@ -179,14 +178,8 @@ fn layer_type(model: &Model, layer: usize) -> Value {
 }
 
 fn template_of(model: &Model) -> Option<String> {
-    let file = model.dir.join(TEMPLATE_FILE);
-    if let Ok(template) = read_text(&file) {
-        return Some(template.trim().into());
-    }
-    let settings: Value = read_json(&model.dir.join("tokenizer_config.json")).ok()?;
-    let template = &settings["chat_template"];
-    let named = || template.as_array()?.iter().find(|entry| entry["name"] == "default")?["template"].as_str();
-    template.as_str().or_else(named).map(|template| template.trim().into())
+    let (template, _) = model.texts().chat_template().ok()??;
+    Some(template.trim().into())
 }
 
 fn dtype_name(dtype: Dtype) -> Option<&'static str> {
@@ -204,6 +197,11 @@ fn copy(from: &Path, to: &Path, names: &[&str]) -> Result<()> {
         std::fs::copy(from.join(name), to.join(name)).map_err(|e| Error::io(from.join(name), e))?;
     }
     Ok(())
+}
+
+/// Whether a vocabulary of so many tokens is not the donor's as it is.
+fn is_remade(tokens: usize, donor: &Model) -> bool {
+    donor.tokenizer.as_ref().is_none_or(|donor| donor.ids.len() != tokens)
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<()> {

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 mod chat;
 #[path = "data/templates.rs"]
 mod templates;
-#[path = "data/tokenizers.rs"]
-mod tokenizers;
+#[path = "data/tokens.rs"]
+mod tokens;
 
 /// A directory that goes away with the test.
 struct Dir(PathBuf);

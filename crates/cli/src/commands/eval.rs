@@ -4,7 +4,7 @@ use crate::loading::{ModelArgs, Text};
 use crate::output;
 use clap::{Args, ValueEnum};
 use peft_core::files::write_atomic;
-use peft_core::{Error, Result};
+use peft_core::{Error, LanguageModel, Result};
 use peft_train::evaluate::{self, DataOptions, Job, Report, Task};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -98,9 +98,10 @@ impl Eval {
             return self.encoder(json);
         }
         let tasks = self.tasks()?;
-        let text = Text::load(&self.model.model)?;
-        let jobs = self.jobs(&tasks, &text)?;
+        let text = Text::of(&self.model)?;
         let model = self.model.load()?;
+        let text = text.with_rows(model.vocab_size());
+        let jobs = self.jobs(&tasks, &text)?;
         let mut reports = Vec::new();
         for job in &jobs {
             let bar = output::bar(0, &job.name);
@@ -139,7 +140,7 @@ impl Eval {
         self.task.iter().map(read).collect()
     }
 
-    /// What to evaluate, all of it read before the model is.
+    /// What to evaluate.
     fn jobs(&self, tasks: &[Task], text: &Text) -> Result<Vec<Job>> {
         let template = text.template.as_ref();
         let jobs = match (&self.data, self.metric) {

@@ -5,7 +5,7 @@ use crate::hub::{self, Kind};
 use crate::loading::{load_adapted, stored_dtype};
 use crate::output;
 use clap::Args;
-use peft_core::files::{Checkpoint, OutputDir};
+use peft_core::files::{Checkpoint, OutputDir, TextFiles};
 use peft_core::{Error, Result, device, merge, visit_slots};
 use std::path::PathBuf;
 
@@ -52,6 +52,9 @@ impl MergeAdapter {
         }
         let model = merge(model)?;
         copy_checkpoint_files(&base, out.path())?;
+        let text = TextFiles::of(&base, Some(&adapter));
+        text.copy_vocabulary(out.path())?;
+        text.copy_settings(out.path())?;
         let bytes = peft_models::write_weights(&model, out.path(), |key| stored_dtype(checkpoint.info(key)), SHARD_BYTES)?;
         let path = out.commit()?;
         let outcome = serde_json::json!({ "out": path, "bytes": bytes });

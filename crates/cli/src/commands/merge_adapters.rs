@@ -5,7 +5,7 @@ use crate::output;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use indicatif::HumanBytes;
-use peft_core::files::OutputDir;
+use peft_core::files::{OutputDir, TextFiles};
 use peft_core::{Error, Result};
 use peft_merge::adapters::{AdapterMerge, COMBINATIONS, Combination, Lora, MergedModule, Settings};
 use peft_merge::rules::Majority;
@@ -105,6 +105,10 @@ impl MergeAdapters {
         self.note_slow(&merge);
         let bar = output::bar(merge.modules.len(), "merging");
         outcome.bytes = Some(merge.write(out.path(), &|| bar.inc(1))?);
+        // Adapters of one base have one tokenizer and template, if any: the first one's.
+        let text = TextFiles::of(out.path(), Some(&merge.adapters[0].path));
+        text.copy_vocabulary(out.path())?;
+        text.copy_settings(out.path())?;
         bar.finish_and_clear();
         outcome.out = Some(out.commit()?);
         output::print(json, &outcome, outcome.done())

@@ -8,6 +8,7 @@ mod floats;
 mod header;
 mod nearest;
 mod output_dir;
+mod text_files;
 mod writer;
 
 use std::fs;
@@ -22,6 +23,7 @@ pub use floats::{decode, encode, float_bytes};
 pub use header::TensorInfo;
 pub use output_dir::OutputDir;
 pub use safetensors::Dtype;
+pub use text_files::{TextFiles, read_optional};
 pub use writer::{Metadata, TensorBytes, TensorSource, pytorch_metadata, tensor_bytes, write_atomic, write_checkpoint, write_safetensors};
 
 /// The name of a checkpoint that is one file.

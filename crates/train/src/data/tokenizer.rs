@@ -2,8 +2,8 @@
 
 use super::checkpoint::{SpecialTokens, read_json, token_ids};
 use super::declared::Declared;
-use super::sources::Sources;
 use super::{limits, wordpiece};
+use peft_core::files::TextFiles;
 use peft_core::{Error, Result};
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -53,19 +53,15 @@ impl TextTokenizer {
     /// transformers adds them. The ids of special tokens come from there, `generation_config.json` and `config.json`, each optional.
     /// Truncation and padding that the file asks for are switched off: data decide about both.
     pub fn load(dir: impl AsRef<Path>) -> Result<Self> {
-        Self::load_from(&Sources::of(dir.as_ref(), None))
+        Self::load_from(TextFiles::of(dir.as_ref(), None))
     }
 
-    /// The tokenizer of an adapter: its own files where it has some, those of the base otherwise.
+    /// The tokenizer among a model's files and those of its adapter.
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub fn load_adapted(base: &Path, adapter: Option<&Path>) -> Result<Self> {
-        Self::load_from(&Sources::of(base, adapter))
-    }
-
-    fn load_from(sources: &Sources) -> Result<Self> {
-        let dir = sources.vocabulary;
+    pub fn load_from(files: TextFiles<'_>) -> Result<Self> {
+        let dir = files.vocabulary();
         let file = dir.join("tokenizer.json");
         let ((mut tokenizer, growth), file) = match std::fs::read(&file) {
             Ok(bytes) => (limits::tokenizer(&bytes).map_err(|reason| Error::file(&file, format!("not a tokenizer: {reason}")))?, file),
@@ -78,14 +74,14 @@ impl TextTokenizer {
             }
             Err(e) => return Err(Error::io(&file, e)),
         };
-        Declared::read(sources.settings)?.add_to(&mut tokenizer);
-        Ok(Self { growth, ..Self::with_special_tokens(tokenizer, sources, file)? })
+        Declared::read(files.settings())?.add_to(&mut tokenizer);
+        Ok(Self { growth, ..Self::with_special_tokens(tokenizer, files, file)? })
     }
 
-    fn with_special_tokens(tokenizer: Tokenizer, sources: &Sources, file: PathBuf) -> Result<Self> {
-        let names = SpecialTokens::load(sources.settings)?;
-        let generation = read_json(&sources.model.join("generation_config.json"))?.unwrap_or_default();
-        let model = read_json(&sources.model.join("config.json"))?.unwrap_or_default();
+    fn with_special_tokens(tokenizer: Tokenizer, files: TextFiles<'_>, file: PathBuf) -> Result<Self> {
+        let names = SpecialTokens::load(files.settings())?;
+        let generation = read_json(&files.model().join("generation_config.json"))?.unwrap_or_default();
+        let model = read_json(&files.model().join("config.json"))?.unwrap_or_default();
         let ids = |name: &str| {
             let mut ids: Vec<u32> = names.get(name).and_then(|text| known(&tokenizer, name, text)).into_iter().collect();
             let key = format!("{name}_id");
