@@ -10,6 +10,7 @@ mod output;
 mod progress;
 mod run;
 mod run_files;
+mod terminal;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -48,7 +49,14 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let level = std::env::var("PEFT_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(tracing::Level::WARN);
-    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false).without_time().init();
+    // Messages name what stands in other people's files, so that no color can be told from theirs.
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(terminal::PlainStderr)
+        .with_ansi(false)
+        .with_target(false)
+        .without_time()
+        .init();
     let json = cli.json;
     let result = peft_train::program(|| match cli.command {
         Command::Quickstart(command) => command.run(json),
@@ -72,7 +80,7 @@ fn main() -> ExitCode {
             if json {
                 println!("{}", serde_json::json!({ "error": error.to_string() }));
             }
-            eprintln!("error: {error}");
+            eprintln!("{}", terminal::plain(&format!("error: {error}")));
             ExitCode::FAILURE
         }
     }

@@ -1,5 +1,6 @@
 //! Results on stdout, progress on stderr.
 
+use crate::terminal::plain;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use peft_core::{Error, Result};
 use serde::Serialize;
@@ -11,9 +12,10 @@ pub fn print<T: Serialize>(json: bool, value: &T, text: impl std::fmt::Display) 
     emit(&format!("{line}\n"))
 }
 
-/// Write to stdout; a reader that has gone away is an error like any other, not a panic.
+/// Write to stdout, to a terminal without control characters; a reader that has gone away is an error like any other, not a panic.
 pub fn emit(text: &str) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
+    let text = if stdout.is_terminal() { plain(text) } else { text.into() };
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|e| Error::io("stdout", e))
 }
 
@@ -22,7 +24,7 @@ pub fn bar(length: usize, what: &str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(length as u64), ProgressDrawTarget::stderr());
     let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} {msg} ({eta} left)").expect("a valid template");
     bar.set_style(style.progress_chars("=> "));
-    bar.set_prefix(what.to_string());
+    bar.set_prefix(plain(what));
     bar
 }
 
@@ -31,7 +33,7 @@ pub fn byte_bar(bytes: u64, what: &str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr());
     let style = ProgressStyle::with_template("{prefix} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} ({eta} left)");
     bar.set_style(style.expect("a valid template").progress_chars("=> "));
-    bar.set_prefix(what.to_string());
+    bar.set_prefix(plain(what));
     bar
 }
 
