@@ -5,6 +5,7 @@ mod check;
 mod gpu_suite;
 mod parity;
 mod repro;
+mod sanitize;
 mod tiny;
 
 use clap::{Parser, Subcommand};
@@ -30,6 +31,7 @@ enum Task {
     Parity(parity::Parity),
     Repro(repro::Repro),
     PretrainTiny(tiny::pretrain::PretrainTiny),
+    Sanitize(sanitize::Sanitize),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Task::Parity(task) => task.run(),
         Task::Repro(task) => task.run(),
         Task::PretrainTiny(task) => task.run(),
+        Task::Sanitize(task) => task.run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -23,7 +23,7 @@ impl Method for BitFitConfig {
     }
 
     fn validate(&self) -> Result<()> {
-        Ok(())
+        self.common.check(peft_core::hf::Kind::BitFit)
     }
 
     fn targets(&self) -> Option<&Targets> {

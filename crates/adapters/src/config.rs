@@ -4,14 +4,18 @@ use crate::bitfit::BitFitConfig;
 use crate::low_rank::{LoraConfig, VeraConfig};
 use crate::scaling::Ia3Config;
 use burn::module::Module;
-use peft_core::files::{Checkpoint, read_json};
-use peft_core::{CONFIG_FILE, Context, Error, Method, Result, Summary, TENSOR_FILE, adapt, load_tensors_from};
+use peft_core::files::Checkpoint;
+use peft_core::hf::{AdapterConfig, Kind, check_settings, default_targets};
+use peft_core::{
+    CONFIG_FILE, Context, Error, Method, Names, Result, Summary, TENSOR_FILE, Targets, adapt, is_inside, load_tensors_from,
+    resize_vocabulary,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::path::Path;
 
 /// The configuration of one adapter, of any method.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 #[serde(tag = "peft_type")]
 #[allow(clippy::large_enum_variant)]
 pub enum PeftConfig {
@@ -50,19 +54,9 @@ impl Common {
     /// Refuse settings of HF PEFT that this library keeps but does not implement, if they are set.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] for the first of `fields` that is not null, false, empty or `\"none\"`.
-    pub(crate) fn refuse(&self, fields: &[&str]) -> Result<()> {
-        let is_set = |field: &str| match self.unknown.get(field) {
-            None | Some(Value::Null | Value::Bool(false)) => false,
-            Some(Value::String(text)) => !matches!(text.as_str(), "" | "none"),
-            Some(Value::Array(items)) => !items.is_empty(),
-            Some(Value::Object(entries)) => !entries.is_empty(),
-            Some(Value::Bool(true) | Value::Number(_)) => true,
-        };
-        match fields.iter().find(|field| is_set(field)) {
-            Some(field) => Err(Error::InvalidConfig(format!("`{field}` is not supported"))),
-            None => Ok(()),
-        }
+    /// [`Error::InvalidConfig`] naming the first of them.
+    pub(crate) fn check(&self, kind: Kind) -> Result<()> {
+        check_settings(kind, &self.unknown).map_err(Error::InvalidConfig)
     }
 }
 
@@ -79,23 +73,55 @@ impl PeftConfig {
     /// Read the configuration in the directory `dir`.
     ///
     /// # Errors
-    /// [`Error::Io`] if there is none; [`Error::File`] if it is malformed or its `peft_type` is not supported.
+    /// [`Error::Io`] if there is none; [`Error::File`] naming the setting if one is malformed or not supported.
     pub fn read(dir: &Path) -> Result<Self> {
-        let path = dir.join(CONFIG_FILE);
-        let value: Value = read_json(&path)?;
-        Self::from_value(value, &path)
+        Self::of(&AdapterConfig::read(dir)?)
     }
 
     /// Take the configuration from the content of a file; `path` is what errors call it.
     ///
     /// # Errors
-    /// [`Error::File`] if it is malformed or its `peft_type` is not supported.
+    /// [`Error::File`] naming the setting if one is malformed or not supported.
     pub fn from_value(value: Value, path: &Path) -> Result<Self> {
-        let kind = value.get("peft_type").and_then(Value::as_str).unwrap_or("nothing").to_string();
-        if !matches!(kind.as_str(), "LORA" | "IA3" | "VERA" | "BITFIT") {
-            return Err(Error::file(path, format!("peft_type is `{kind}`; supported: LORA, IA3, VERA, BITFIT")));
+        Self::of(&AdapterConfig::new(value, path)?)
+    }
+
+    fn of(config: &AdapterConfig) -> Result<Self> {
+        Ok(match config.kind {
+            Kind::Lora => Self::Lora(config.settings()?),
+            Kind::Ia3 => Self::Ia3(config.settings()?),
+            Kind::Vera => Self::Vera(config.settings()?),
+            Kind::BitFit => Self::BitFit(config.settings()?),
+        })
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Lora(_) => Kind::Lora,
+            Self::Ia3(_) => Kind::Ia3,
+            Self::Vera(_) => Kind::Vera,
+            Self::BitFit(_) => Kind::BitFit,
         }
-        serde_json::from_value(value).map_err(|e| Error::file(path, e))
+    }
+
+    fn targets_mut(&mut self) -> Option<&mut Targets> {
+        match self {
+            Self::Lora(config) => Some(&mut config.targets),
+            Self::Ia3(config) => Some(&mut config.targets),
+            Self::Vera(config) => Some(&mut config.targets),
+            Self::BitFit(_) => None,
+        }
+    }
+
+    /// Modules of which a full copy is trained and saved.
+    pub fn modules_to_save(&self) -> &[String] {
+        let modules = match self {
+            Self::Lora(config) => &config.modules_to_save,
+            Self::Ia3(config) => &config.modules_to_save,
+            Self::Vera(config) => &config.modules_to_save,
+            Self::BitFit(config) => &config.modules_to_save,
+        };
+        modules.as_deref().unwrap_or_default()
     }
 
     /// The method behind it.
@@ -141,13 +167,13 @@ impl PeftConfig {
         common.inference_mode = true;
         let mut value = serde_json::to_value(&config).expect("configurations are plain data");
         // HF PEFT warns of settings that its configuration of the method does not have.
-        let foreign = match self {
-            Self::Ia3(_) => "layers_to_transform",
-            Self::Vera(_) => "exclude_modules",
-            Self::Lora(_) | Self::BitFit(_) => "",
+        let foreign: &[&str] = match self {
+            Self::Ia3(_) => &["layers_to_transform", "layers_pattern"],
+            Self::Vera(_) => &["exclude_modules"],
+            Self::Lora(_) | Self::BitFit(_) => &[],
         };
         if let Value::Object(map) = &mut value {
-            map.retain(|key, value| key != foreign || !value.is_null());
+            map.retain(|key, value| !foreign.contains(&key.as_str()) || !value.is_null());
         }
         sorted(value)
     }
@@ -163,6 +189,8 @@ fn sorted(value: Value) -> Value {
 
 /// Attach the adapter in directory `dir` under `name` and make it the active one.
 ///
+/// Parameters of the base that the file holds (a trained or a longer embedding) go into the base, as in HF PEFT.
+///
 /// # Errors
 /// Those of [`PeftConfig::read`], [`adapt`] and [`load_tensors_from`]. The model is dropped then: pass a clone to keep it.
 pub fn load<M: Module>(model: M, dir: &Path, name: &str) -> Result<(M, PeftConfig, Summary)> {
@@ -177,9 +205,57 @@ pub fn load<M: Module>(model: M, dir: &Path, name: &str) -> Result<(M, PeftConfi
 /// Those of [`adapt`] and [`load_tensors_from`]. The model is dropped then: pass a clone to keep it.
 pub fn load_from<M: Module>(model: M, config: &PeftConfig, tensors: &Checkpoint, name: &str) -> Result<(M, Summary)> {
     check_rank(config, tensors)?;
+    check_projection(config, tensors)?;
+    let model = resize_vocabulary(model, tensors)?;
+    let config = with_default_targets(config, tensors)?;
     let context = Context { name: name.into(), from_file: true, ..Context::default() };
     let (model, summary) = adapt(model, config.method(), &context)?;
     Ok((load_tensors_from(model, name, tensors)?, summary))
+}
+
+/// Whether the adapter changes the module at this path: its configuration selects the module, or has it saved as a whole, and the file
+/// has tensors of it.
+///
+/// # Errors
+/// [`Error::InvalidConfig`] for an expression that is none; [`Error::Tensor`] for a key that is not an adapter's.
+pub fn changes(config: &PeftConfig, tensors: &Checkpoint, module: &str) -> Result<bool> {
+    if config.modules_to_save().iter().any(|entry| is_inside(module, entry)) {
+        return Ok(true);
+    }
+    let mut config = with_default_targets(config, tensors)?;
+    let Some(targets) = config.targets_mut() else { return Ok(false) };
+    Ok(peft_core::hf::modules(tensors)?.contains(module) && targets.selection()?.includes(module, true)?)
+}
+
+/// Where a file does not say its modules, those that HF PEFT takes by default, as far as the file has tensors of them.
+fn with_default_targets(config: &PeftConfig, tensors: &Checkpoint) -> Result<PeftConfig> {
+    let (mut config, kind) = (config.clone(), config.kind());
+    let Some(targets) = config.targets_mut().filter(|targets| targets.target_modules.is_none()) else { return Ok(config) };
+    let adapted = peft_core::hf::modules(tensors)?;
+    targets.target_modules = Some(Names::List(default_targets(kind, &adapted)));
+    if let PeftConfig::Ia3(ia3) = &mut config
+        && ia3.feedforward_modules.is_none()
+    {
+        // A scale of inputs is stored as one row.
+        let is_row = |module: &&String| {
+            tensors.keys().any(|key| key.contains(module.as_str()) && tensors.info(key).is_some_and(|i| i.shape[0] == 1))
+        };
+        ia3.feedforward_modules = Some(Names::list(adapted.iter().filter(is_row)));
+    }
+    Ok(config)
+}
+
+/// Refuse a file of HF PEFT that leaves out VeRA's projections: they come from a generator that only torch has.
+fn check_projection(config: &PeftConfig, tensors: &Checkpoint) -> Result<()> {
+    let PeftConfig::Vera(vera) = config else { return Ok(()) };
+    let made_elsewhere = ["peft_version", "auto_mapping"].iter().any(|name| vera.common.unknown.contains_key(*name));
+    match made_elsewhere && !vera.save_projection && !tensors.keys().any(|key| key.contains("vera_A")) {
+        true => Err(Error::file(
+            tensors.path(),
+            "has no projections (save_projection is false), which HF PEFT draws from torch's generator; save the adapter there with save_projection",
+        )),
+        false => Ok(()),
+    }
 }
 
 /// Refuse a rank that the tensor file cannot have, before memory is taken for it.

@@ -42,4 +42,4 @@ mod config;
 pub mod low_rank;
 pub mod scaling;
 
-pub use config::{Common, PeftConfig, attach, load, load_from};
+pub use config::{Common, PeftConfig, attach, changes, load, load_from};

@@ -5,8 +5,8 @@ use burn::module::Module;
 use burn::tensor::{DType, Device};
 use clap::{Args, ValueEnum};
 use peft_adapters::PeftConfig;
-use peft_core::files::{TensorInfo, TextFiles};
-use peft_core::{CONFIG_FILE, Error, Result, device};
+use peft_core::files::{Checkpoint, Inputs, TextFiles};
+use peft_core::{CONFIG_FILE, Error, Result, TENSOR_FILE, device, resize_vocabulary};
 use peft_merge::compeft::{self, Expert};
 use peft_models::CausalLm;
 use peft_train::data::{ChatTemplate, TextTokenizer};
@@ -67,6 +67,11 @@ impl ModelArgs {
         Ok(())
     }
 
+    /// What no output may harm.
+    pub fn inputs(&self) -> Inputs {
+        Inputs::none().and("the model", &self.model).and_maybe("the adapter", self.adapter.as_ref())
+    }
+
     /// The model with its adapter active, for inference.
     pub fn load(&self) -> Result<CausalLm> {
         let device = device::parse(&self.device)?;
@@ -78,23 +83,39 @@ impl ModelArgs {
 pub fn load_adapted(dir: &Path, adapter: Option<&Path>, device: &Device, dtype: Option<DType>) -> Result<CausalLm> {
     let model = CausalLm::load(dir, device, dtype)?;
     match adapter {
-        Some(adapter) => attach(model, adapter),
+        Some(adapter) => {
+            let (config, tensors) = open_adapter(adapter)?;
+            attach_to_decoder(model, &config, &tensors)
+        }
         None => Ok(model),
     }
 }
 
+/// The decoder with the adapter active. A head that the adapter changes is one of its own, where it was the embedding before.
+pub fn attach_to_decoder(model: CausalLm, config: &PeftConfig, tensors: &Checkpoint) -> Result<CausalLm> {
+    // The adapter is for the vocabulary that the file brings, if it brings one.
+    let model = resize_vocabulary(model, tensors)?;
+    let model = if peft_adapters::changes(config, tensors, "lm_head")? { model.untie() } else { model };
+    Ok(peft_adapters::load_from(model, config, tensors, ADAPTER)?.0)
+}
+
 /// The model with the adapter in the directory or compressed file `adapter` active.
 pub fn attach<M: Module>(model: M, adapter: &Path) -> Result<M> {
+    let (config, tensors) = open_adapter(adapter)?;
+    Ok(peft_adapters::load_from(model, &config, &tensors, ADAPTER)?.0)
+}
+
+/// Configuration and tensors of the adapter in the directory or compressed file `adapter`.
+fn open_adapter(adapter: &Path) -> Result<(PeftConfig, Checkpoint)> {
     if !adapter.is_file() {
-        return Ok(peft_adapters::load(model, adapter, ADAPTER)?.0);
+        return Ok((PeftConfig::read(adapter)?, Checkpoint::open_file(&adapter.join(TENSOR_FILE))?));
     }
     let expert = Expert::read(adapter)?;
     if expert.kind != compeft::Kind::Adapter {
         return Err(Error::file(adapter, "is a compressed checkpoint and no adapter; make a checkpoint of it with peft decompress"));
     }
     let config = expert.files.get(CONFIG_FILE).cloned().ok_or_else(|| Error::file(adapter, format!("has no {CONFIG_FILE}")))?;
-    let config = PeftConfig::from_value(config, adapter)?;
-    Ok(peft_adapters::load_from(model, &config, &expert.tensors(None, adapter)?, ADAPTER)?.0)
+    Ok((PeftConfig::from_value(config, adapter)?, expert.tensors(None, adapter)?))
 }
 
 /// What turns text into tokens and back.
@@ -131,16 +152,5 @@ impl Text {
     /// For a model whose embedding has so many tokens.
     pub fn with_rows(self, rows: usize) -> Self {
         Self { tokenizer: self.tokenizer.with_rows(rows), ..self }
-    }
-}
-
-/// The type a checkpoint's tensor has, as a tensor type of Burn; f32 for others.
-pub fn stored_dtype(info: Option<&TensorInfo>) -> DType {
-    use peft_core::files::Dtype;
-    match info.map(|info| info.dtype) {
-        Some(Dtype::BF16) => DType::BF16,
-        Some(Dtype::F16) => DType::F16,
-        Some(Dtype::F64) => DType::F64,
-        _ => DType::F32,
     }
 }

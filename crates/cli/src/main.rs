@@ -1,15 +1,21 @@
 //! `peft`: fine-tune, evaluate, merge and run adapted language models.
 
+// They panic where the stream is closed or full: `output::note` and `output::emit` are used in their place.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod commands;
 mod dashboard;
 mod data;
 mod hub;
 mod interrupt;
+mod loaded;
 mod loading;
 mod output;
 mod progress;
 mod run;
+mod run_checks;
 mod run_files;
+mod run_state;
 mod terminal;
 
 use clap::{Parser, Subcommand};
@@ -56,6 +62,7 @@ fn main() -> ExitCode {
         .with_ansi(false)
         .with_target(false)
         .without_time()
+        .log_internal_errors(false)
         .init();
     let json = cli.json;
     let result = peft_train::program(|| match cli.command {
@@ -78,9 +85,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if json {
-                println!("{}", serde_json::json!({ "error": error.to_string() }));
+                // Where nobody reads it, the exit code says as much.
+                let _ = output::emit(&format!("{}\n", serde_json::json!({ "error": error.to_string() })));
             }
-            eprintln!("{}", terminal::plain(&format!("error: {error}")));
+            output::note(format_args!("error: {error}"));
             ExitCode::FAILURE
         }
     }

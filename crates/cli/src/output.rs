@@ -5,6 +5,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use peft_core::{Error, Result};
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 
 /// Print `value` as one JSON object, or `text` for people.
 pub fn print<T: Serialize>(json: bool, value: &T, text: impl std::fmt::Display) -> Result<()> {
@@ -12,10 +13,38 @@ pub fn print<T: Serialize>(json: bool, value: &T, text: impl std::fmt::Display) 
     emit(&format!("{line}\n"))
 }
 
-/// Write to stdout, to a terminal without control characters; a reader that has gone away is an error like any other, not a panic.
+/// Tell the user something on stderr. Where nobody can be told, since stderr is closed or full, the work goes on.
+pub fn note(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr().lock(), "{}", plain(&text.to_string()));
+}
+
+/// As [`print`], beside results that went to `files`: on stderr where one of them is stdout itself, which then holds that result alone.
+pub fn print_beside<T: Serialize>(files: &[&Path], json: bool, value: &T, text: impl std::fmt::Display) -> Result<()> {
+    if !files.iter().any(|file| is_stdout(file)) {
+        return print(json, value, text);
+    }
+    let line = if json { serde_json::to_string(value).map_err(|e| Error::InvalidConfig(e.to_string()))? } else { text.to_string() };
+    note(line);
+    Ok(())
+}
+
+/// Whether a path leads to what stdout is.
+#[cfg(unix)]
+fn is_stdout(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let place = |path: &Path| std::fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()));
+    matches!((place(path), place(Path::new("/dev/stdout"))), (Ok(a), Ok(b)) if a == b)
+}
+
+#[cfg(not(unix))]
+fn is_stdout(_path: &Path) -> bool {
+    false
+}
+
+/// Write to stdout; a reader that has gone away is an error like any other, not a panic.
 pub fn emit(text: &str) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
-    let text = if stdout.is_terminal() { plain(text) } else { text.into() };
+    let text = if stdout.is_terminal() { plain(text) } else { text.to_string() };
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|e| Error::io("stdout", e))
 }
 

@@ -96,7 +96,7 @@ fn lines(progress: &Progress) {
     let Progress { step, total_steps, evaluation, .. } = progress;
     let every = total_steps.div_ceil(10).max(1);
     if *step == 1 || step == total_steps || step.is_multiple_of(every) || evaluation.is_some() {
-        eprintln!("step {step}/{total_steps}: {}", said(progress));
+        output::note(format_args!("step {step}/{total_steps}: {}", said(progress)));
     }
 }
 

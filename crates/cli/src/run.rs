@@ -8,10 +8,9 @@ use peft_adapters::bitfit::BitFitConfig;
 use peft_adapters::low_rank::{Bias, Init, LoraConfig, VeraConfig};
 use peft_adapters::scaling::Ia3Config;
 use peft_core::files::read_text;
-use peft_core::{Error, Layers, Names, Result, Targets, device};
+use peft_core::{Error, Layers, Names, Patterns, Result, Targets, device};
 use peft_train::{OptimizerConfig, SchedulerType, TrainConfig};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// A way to fine-tune.
@@ -124,10 +123,10 @@ pub struct Run {
     pub init_lora_weights: Option<Init>,
     /// Ranks of single modules (run file only): a pattern for the end of the path, and the rank.
     #[arg(skip)]
-    pub rank_pattern: BTreeMap<String, usize>,
+    pub rank_pattern: Patterns<usize>,
     /// Alphas of single modules (run file only).
     #[arg(skip)]
-    pub alpha_pattern: BTreeMap<String, f64>,
+    pub alpha_pattern: Patterns<f64>,
     /// LoRA+: the learning rate of B over that of A, such as 16.
     #[arg(long, value_name = "RATIO")]
     pub loraplus_lr_ratio: Option<f64>,
@@ -229,8 +228,31 @@ fn init(text: &str) -> Result<Init, String> {
 
 impl Run {
     /// The settings of the run file `file`.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::File`] for what is no run file, and for numbers that are not finite.
     pub fn read(file: &Path) -> Result<Self> {
-        serde_saphyr::from_str(&read_text(file)?).map_err(|e| Error::file(file, e))
+        let run: Self = serde_saphyr::from_str(&read_text(file)?).map_err(|e| Error::file(file, e))?;
+        match run.not_finite() {
+            Some((name, value)) => Err(Error::file(file, format!("`{name}` is {value}; it must be a finite number"))),
+            None => Ok(run),
+        }
+    }
+
+    /// The first number that is not finite: what is written of it, as JSON, would be taken for a setting that is not set.
+    pub fn not_finite(&self) -> Option<(String, f64)> {
+        let single = [
+            ("eval_split", self.eval_split),
+            ("lora_alpha", self.lora_alpha),
+            ("lora_dropout", self.lora_dropout),
+            ("loraplus_lr_ratio", self.loraplus_lr_ratio),
+            ("lr", self.lr),
+            ("weight_decay", self.weight_decay),
+            ("max_grad_norm", self.max_grad_norm),
+        ];
+        let single = single.into_iter().filter_map(|(name, value)| Some((name.to_string(), value?)));
+        let patterns = self.alpha_pattern.iter().map(|(pattern, alpha)| (format!("alpha_pattern.{pattern}"), *alpha));
+        single.chain(patterns).find(|(_, value)| !value.is_finite())
     }
 
     /// These settings, completed by those of `other`.
@@ -260,12 +282,15 @@ impl Run {
 
     /// The settings that are set, as a run file.
     pub fn to_yaml(&self) -> Result<String> {
-        let failed = |e: String| Error::InvalidConfig(e);
-        let value = serde_json::to_value(self).map_err(|e| failed(e.to_string()))?;
+        serde_saphyr::to_string(&self.to_map()?).map_err(|e| Error::InvalidConfig(e.to_string()))
+    }
+
+    /// The settings that are set, by name.
+    pub fn to_map(&self) -> Result<serde_json::Map<String, serde_json::Value>> {
+        let value = serde_json::to_value(self).map_err(|e| Error::InvalidConfig(e.to_string()))?;
         let set = value.as_object().cloned().unwrap_or_default();
         let is_set = |value: &serde_json::Value| !value.is_null() && value.as_object().is_none_or(|map| !map.is_empty());
-        let set: serde_json::Map<_, _> = set.into_iter().filter(|(_, value)| is_set(value)).collect();
-        serde_saphyr::to_string(&set).map_err(|e| failed(e.to_string()))
+        Ok(set.into_iter().filter(|(_, value)| is_set(value)).collect())
     }
 
     /// The same with every default that the run uses written out, for the model in `base`.
@@ -285,7 +310,7 @@ impl Run {
         fill(&mut self.batch_size, defaults.batch_size);
         fill(&mut self.gradient_accumulation_steps, defaults.gradient_accumulation_steps);
         fill(&mut self.warmup_steps, 0);
-        fill(&mut self.samples, if self.eval.is_some() { 4 } else { 0 });
+        fill(&mut self.samples, if self.eval.is_some() && !encoder { 4 } else { 0 });
         fill(&mut self.max_length, 512);
         self.lr.get_or_insert(match method {
             MethodName::Ia3 | MethodName::Vera | MethodName::Bitfit => 5e-3,
@@ -343,36 +368,17 @@ impl Run {
     }
 
     /// The adapter's configuration; none where the base is trained itself.
-    ///
-    /// # Errors
-    /// [`Error::InvalidConfig`] names a setting that the method does not have.
-    pub fn peft_config(&self) -> Result<Option<PeftConfig>> {
+    pub fn peft_config(&self) -> Option<PeftConfig> {
         let method = self.method();
-        let is_lora = matches!(method, MethodName::Lora | MethodName::Rslora | MethodName::Dora | MethodName::Pissa);
-        let foreign = [
-            ("lora_alpha", self.lora_alpha.is_some() && !is_lora),
-            ("lora_dropout", self.lora_dropout.is_some() && !is_lora && method != MethodName::Vera),
-            ("bias", self.bias.is_some() && !is_lora),
-            ("init_lora_weights", self.init_lora_weights.is_some() && !is_lora),
-            ("rank_pattern", !self.rank_pattern.is_empty() && !is_lora),
-            ("alpha_pattern", !self.alpha_pattern.is_empty() && !is_lora),
-            ("loraplus_lr_ratio", self.loraplus_lr_ratio.is_some() && !is_lora),
-            ("r", self.r.is_some() && !is_lora && method != MethodName::Vera),
-            ("target_modules", self.target_modules.is_some() && (method == MethodName::Bitfit || method.trains_base())),
-            ("modules_to_save", self.modules_to_save.is_some() && method.trains_base()),
-        ];
-        if let Some((name, _)) = foreign.iter().find(|(_, foreign)| *foreign) {
-            let method = method.to_possible_value().map_or_else(String::new, |v| v.get_name().to_string());
-            return Err(Error::InvalidConfig(format!("`{name}` is no setting of {method}")));
-        }
         let targets = Targets {
             target_modules: self.target_modules.clone(),
             exclude_modules: self.exclude_modules.clone(),
             layers_to_transform: self.layers_to_transform.clone(),
+            ..Targets::default()
         };
         let modules_to_save = self.modules_to_save.clone();
-        Ok(Some(match method {
-            MethodName::Head | MethodName::Full => return Ok(None),
+        Some(match method {
+            MethodName::Head | MethodName::Full => return None,
             MethodName::Bitfit => PeftConfig::BitFit(BitFitConfig { modules_to_save, ..BitFitConfig::default() }),
             MethodName::Ia3 => {
                 PeftConfig::Ia3(Ia3Config { feedforward_modules: feedforward(&targets), targets, modules_to_save, ..Ia3Config::default() })
@@ -406,7 +412,7 @@ impl Run {
                     ..LoraConfig::default()
                 })
             }
-        }))
+        })
     }
 
     /// Where to compute, with autodiff.
@@ -476,7 +482,7 @@ mod tests {
         let flags = Run { r: Some(16), max_steps: Some(10), ..Run::default() };
         let run = flags.or(file).unwrap();
         assert_eq!((run.r, run.lr, run.epochs, run.max_steps), (Some(16), Some(0.001), None, Some(10)));
-        assert_eq!(run.rank_pattern["q_proj"], 2);
+        assert_eq!(run.rank_pattern.get("q_proj", "rank_pattern").unwrap(), Some(&2));
     }
 
     #[test]
@@ -501,8 +507,30 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_of_another_method_is_refused() {
-        let run = Run { method: Some(MethodName::Ia3), r: Some(4), ..Run::default() };
-        assert_eq!(run.peft_config().unwrap_err().to_string(), "invalid configuration: `r` is no setting of ia3");
+    fn numbers_that_are_not_finite_are_refused_in_every_setting() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("run.yaml");
+        let read = |text: String| {
+            std::fs::write(&file, text).unwrap();
+            Run::read(&file)
+        };
+        let keys = serde_json::to_value(Run::default()).unwrap();
+        for key in keys.as_object().unwrap().keys() {
+            for value in [".nan", ".inf", "-.inf", "1e999"] {
+                match read(format!("{key}: {value}\n")) {
+                    Err(error) => assert!(error.to_string().contains(&file.display().to_string()), "{error}"),
+                    Ok(run) => {
+                        let read = serde_json::to_value(&run).unwrap()[key].clone();
+                        assert!(read.to_string().contains(value), "{key}: {value} has become {read}");
+                    }
+                }
+            }
+        }
+        let error = read("lr: 1e999\n".into()).unwrap_err().to_string();
+        assert!(error.contains("lr: 1e999"), "{error}");
+        let error = read("lr: .inf\n".into()).unwrap_err().to_string();
+        assert!(error.ends_with("run.yaml: `lr` is inf; it must be a finite number"), "{error}");
+        let error = read("alpha_pattern: {q_proj: .nan}\n".into()).unwrap_err().to_string();
+        assert!(error.ends_with("`alpha_pattern.q_proj` is NaN; it must be a finite number"), "{error}");
     }
 }

@@ -3,10 +3,11 @@
 use crate::commands::report::PAGE_FILE;
 use crate::loading::Text;
 use crate::run::Run;
+use crate::run_state::write_json;
 use peft_core::files::write_atomic;
-use peft_core::{Error, Result, Summary};
+use peft_core::{Error, Result};
 use peft_train::data::read_examples;
-use peft_train::report::{PARAMETERS_FILE, RunRecord, SAMPLES_FILE, SUMMARY_FILE, SampleTask, page, write_samples};
+use peft_train::report::{RunRecord, SAMPLES_FILE, SUMMARY_FILE, SampleTask, page, write_samples};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -24,20 +25,8 @@ pub fn sample_task<'a>(run: &Run, text: &'a Text) -> Result<SampleTask<'a>> {
     SampleTask::choose(count, &examples, &text.tokenizer, text.template.as_ref(), run.max_length.unwrap_or(512))
 }
 
-/// What is known before the first step: where parameters are trained.
-pub fn begin(out: &Path, parameters: &Summary) -> Result<()> {
-    // The directory may be that of an earlier run.
-    for old in [SUMMARY_FILE, SAMPLES_FILE, PAGE_FILE] {
-        match std::fs::remove_file(out.join(old)) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(out.join(old), e)),
-            _ => {}
-        }
-    }
-    write_json(&out.join(PARAMETERS_FILE), parameters)
-}
-
-/// The outcome, and the page about the run, whose path is returned.
-pub fn finish(out: &Path, outcome: &impl Serialize) -> Result<PathBuf> {
+/// What is known of a run that was interrupted, and the page about it, whose path is returned.
+pub fn interrupted(out: &Path, outcome: &impl Serialize) -> Result<PathBuf> {
     write_json(&out.join(SUMMARY_FILE), outcome)?;
     let file = out.join(PAGE_FILE);
     write_atomic(&file, page(&[RunRecord::read(out)?])?.as_bytes())?;
@@ -50,9 +39,4 @@ pub fn save_samples(out: &Path, samples: &SampleTask) -> Result<()> {
         [] => Ok(()),
         samples => write_samples(&out.join(SAMPLES_FILE), samples),
     }
-}
-
-fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| Error::file(path, e))?;
-    write_atomic(path, text.as_bytes())
 }

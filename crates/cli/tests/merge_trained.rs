@@ -150,6 +150,12 @@ fn mistakes_are_told_with_what_would_be_right() {
     assert!(told(json!({ "merge_method": "atlas", "models": [{ "model": TINY }] })).contains("recipe.yaml: atlas needs a base_model"));
     let message = told(json!({ "merge_method": "adamerging", "base_model": TINY, "models": [{ "model": TINY }] }));
     assert!(message.contains("it needs `data`, a list with a `file` for each task"), "{message}");
+    for (value, said) in
+        [(json!(null), "lr: no value, or one that is not a finite number"), (json!("fast"), "lr: invalid type: string \"fast\"")]
+    {
+        let message = told(whole(json!({ "lr": value })));
+        assert!(message.contains(&format!("recipe.yaml: parameters: {said}")), "{message}");
+    }
     let message = told(whole(json!({ "learning_rate": 1 })));
     assert!(message.contains("unknown field `learning_rate`, expected one of `granularity`"), "{message}");
     assert!(told(whole(json!({ "lr": 0 }))).contains("lr: above 0, not 0"));

@@ -4,9 +4,10 @@ use crate::models::Model;
 use crate::recipe::{ModelRef, Recipe, TokenSource, TokenizerRecipe, Vocabulary};
 use crate::source::{Row, Rows, Stored};
 use crate::tokenizer::Tokenizer;
-use peft_core::files::TensorInfo;
+use peft_core::files::{TensorInfo, nearest};
 use peft_core::{Error, Result};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The vocabulary of the result, and where each model has its tokens.
@@ -16,6 +17,8 @@ pub struct Alignment {
     pub tokenizer: Tokenizer,
     /// The number of rows that embeddings of the result have.
     pub rows: usize,
+    /// The directory that the tokenizer comes from, to which tokens may have been added.
+    pub donor: PathBuf,
     recipe: TokenizerRecipe,
     /// Per model and token of the result, the number that the token has in the model.
     places: Vec<Vec<Option<usize>>>,
@@ -26,19 +29,20 @@ impl Alignment {
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] if a model has no `tokenizer.json`, or tokens without rows.
-    pub fn new(recipe: &Recipe, models: &[Model], extra: Option<Tokenizer>) -> Result<Option<Self>> {
+    pub fn new(recipe: &Recipe, models: &[Model], extra: Option<(Tokenizer, PathBuf)>) -> Result<Option<Self>> {
         let Some(tokens) = recipe.tokenizer.clone() else { return Ok(None) };
         let tokenizers: Vec<&Tokenizer> = models.iter().map(tokenizer_of).collect::<Result<_>>()?;
         let rows: Vec<usize> = models.iter().map(embedding_rows).collect();
-        let mut tokenizer = match (&tokens.source, extra) {
+        check_tokens(&tokens, models)?;
+        let (mut tokenizer, donor) = match (&tokens.source, extra) {
             (Vocabulary::Of(model), extra) => match models.iter().position(|m| m.name == *model) {
-                Some(i) => tokenizers[i].clone(),
+                Some(i) => (tokenizers[i].clone(), models[i].dir.clone()),
                 None => extra.ok_or_else(|| Error::InvalidConfig(format!("{model} has no tokenizer.json")))?,
             },
             _ => {
                 let mut base = tokenizers[0].clone();
                 base.strip(rows[0]).map_err(|reason| Error::InvalidConfig(format!("the tokenizer of {}: {reason}", models[0].name)))?;
-                base
+                (base, models[0].dir.clone())
             }
         };
         if tokens.source == Vocabulary::Union {
@@ -61,7 +65,7 @@ impl Alignment {
             places
         });
         let places = places.collect();
-        Ok(Some(Self { tokenizer, rows: count, recipe: tokens, places }))
+        Ok(Some(Self { tokenizer, rows: count, donor, recipe: tokens, places }))
     }
 
     /// The embedding of each of the models that take part, by the vocabulary of the result.
@@ -112,27 +116,62 @@ impl Alignment {
     }
 
     fn row_of<'a>(&self, token: &str, source: &TokenSource, inputs: &[Table<'a>]) -> Result<Row<'a>> {
-        let lacks = |what: String| Error::InvalidConfig(format!("tokenizer.tokens: `{token}`: {what}"));
-        let table = |model: &ModelRef| {
-            inputs.iter().find(|table| table.model.name == *model).ok_or_else(|| lacks(format!("{model} is not among the models")))
-        };
-        let (table, row) = match source {
-            TokenSource::Zero => return Ok(Row::Zero),
-            TokenSource::Model(model) => {
-                let table = table(model)?;
-                (table, table.id(token).ok_or_else(|| lacks(format!("{model} has no such token")))?)
-            }
-            TokenSource::Text(model, text) => {
-                let table = table(model)?;
-                (table, table.id(text).ok_or_else(|| lacks(format!("{model} has no token `{text}`")))?)
-            }
-            TokenSource::Id(model, id) => (table(model)?, *id),
-        };
-        if row >= table.rows() {
-            return Err(lacks(format!("{} has {} rows, no row {row}", table.model.name, table.rows())));
-        }
-        Ok(Row::Of(table.stored, row))
+        let models: Vec<&Model> = inputs.iter().map(|table| table.model).collect();
+        Ok(match place_of(token, source, &models)? {
+            None => Row::Zero,
+            Some((model, row)) if row < inputs[model].rows() => Row::Of(inputs[model].stored, row),
+            Some((model, row)) => return Err(no_row(token, models[model], inputs[model].rows(), row)),
+        })
     }
+}
+
+/// What is wrong with the rows that the recipe names is told before anything is computed.
+fn check_tokens(recipe: &TokenizerRecipe, models: &[Model]) -> Result<()> {
+    let all: Vec<&Model> = models.iter().collect();
+    for (token, entry) in &recipe.tokens {
+        let Some(source) = &entry.source else { continue };
+        if let Some((model, row)) = place_of(token, source, &all)?
+            && row >= embedding_rows(all[model])
+        {
+            return Err(no_row(token, all[model], embedding_rows(all[model]), row));
+        }
+        let known = |model: &&Model| model.tokenizer.as_ref().is_some_and(|tokenizer| tokenizer.ids.contains_key(token));
+        if !entry.force && all.iter().all(known) {
+            tracing::warn!("tokenizer.tokens: every model has `{token}`; its source is not used without `force: true`");
+        }
+    }
+    Ok(())
+}
+
+/// The model and the row that the recipe names for a token; `None` for zeros.
+fn place_of(token: &str, source: &TokenSource, models: &[&Model]) -> Result<Option<(usize, usize)>> {
+    let lacks = |what: String| Error::InvalidConfig(format!("tokenizer.tokens: `{token}`: {what}"));
+    let place = |name: &ModelRef| {
+        models.iter().position(|model| model.name == *name).ok_or_else(|| lacks(format!("{name} is not among the models")))
+    };
+    let find = |model: usize, text: &str, what: &str| {
+        let ids = models[model].tokenizer.as_ref().map(|tokenizer| &tokenizer.ids);
+        ids.and_then(|ids| ids.get(text).copied()).ok_or_else(|| {
+            let known = ids.into_iter().flatten().map(|(known, _)| known.as_str());
+            lacks(format!("{} has no {what}; the nearest is `{}`", models[model].name, nearest(text, known, 1).join("")))
+        })
+    };
+    Ok(match source {
+        TokenSource::Zero => None,
+        TokenSource::Model(name) => {
+            let model = place(name)?;
+            Some((model, find(model, token, "such token")?))
+        }
+        TokenSource::Text(name, text) => {
+            let model = place(name)?;
+            Some((model, find(model, text, &format!("token `{text}`"))?))
+        }
+        TokenSource::Id(name, id) => Some((place(name)?, *id)),
+    })
+}
+
+fn no_row(token: &str, model: &Model, rows: usize, row: usize) -> Error {
+    Error::InvalidConfig(format!("tokenizer.tokens: `{token}`: {} has {rows} rows, no row {row}", model.name))
 }
 
 /// The embedding of one model.
@@ -155,10 +194,6 @@ impl Table<'_> {
 
     fn rows(&self) -> usize {
         self.info.shape.first().copied().unwrap_or(0)
-    }
-
-    fn id(&self, token: &str) -> Option<usize> {
-        self.model.tokenizer.as_ref()?.ids.get(token).copied()
     }
 }
 

@@ -43,7 +43,7 @@ impl Plan {
     }
 
     /// Whether the method draws random numbers.
-    fn is_random(&self) -> bool {
+    pub fn is_random(&self) -> bool {
         ["dare", "della"].iter().any(|name| self.recipe.method.name.starts_with(name))
     }
 }

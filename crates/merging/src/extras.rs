@@ -1,28 +1,20 @@
 //! What lies beside the weights of the result: configuration, tokenizer, chat template.
 
-use crate::models::{Model, is_head};
+use crate::alignment::Alignment;
+use crate::models::{Model, is_embedding, is_head, ties};
 use crate::plan::Plan;
-use crate::recipe::Vocabulary;
-use crate::tokenizer::TOKENIZER_FILE;
-use peft_core::files::{Dtype, read_json, write_atomic};
+use crate::special_ids::GENERATION_FILE;
+use crate::templates;
+use crate::tokenizer::{TOKENIZER_FILE, Tokenizer};
+use peft_core::files::{Dtype, copy_model_files, copy_tokenizer_settings, copy_vocabularies, read_json, write_atomic};
 use peft_core::{Error, Result};
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// Files of a tokenizer that hold no vocabulary.
-const SETTINGS: [&str; 4] = ["tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json"];
-/// Files of a tokenizer that hold a vocabulary.
-const VOCABULARIES: [&str; 6] = [TOKENIZER_FILE, "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "added_tokens.json"];
-/// What else belongs to a checkpoint.
-const OTHERS: [&str; 3] = ["generation_config.json", "preprocessor_config.json", "processor_config.json"];
 /// The file of a chat template, which goes before one in `tokenizer_config.json`.
 const TEMPLATE_FILE: &str = "chat_template.jinja";
 /// What configurations call the number of layers.
 const LAYER_KEYS: [&str; 4] = ["num_hidden_layers", "n_layer", "num_layers", "n_layers"];
-
-/// The template of conversations between `<|im_start|>` and `<|im_end|>`.
-const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}\
-    {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
 impl Plan {
     /// Whether the configuration of the result can be made, which is better known before weights are computed.
@@ -31,6 +23,10 @@ impl Plan {
     /// As [`write_extras`](Self::write_extras).
     pub(crate) fn check_extras(&self) -> Result<()> {
         self.config()?;
+        for lost in self.fit_config(&mut self.models[0].config.clone())? {
+            tracing::warn!("{}: the tokenizer of the result lacks the token of {lost}; the result says none", self.models[0].name);
+        }
+        self.generation_config()?;
         self.chat_template().map(|_| ())
     }
 
@@ -38,23 +34,26 @@ impl Plan {
     ///
     /// # Errors
     /// [`Error::File`] if the first model has no `config.json`; [`Error::InvalidConfig`] for a chat template that is none; [`Error::Io`].
-    pub(crate) fn write_extras(&self, dir: &Path) -> Result<()> {
+    pub fn write_extras(&self, dir: &Path) -> Result<()> {
         write_json(&dir.join("config.json"), &self.config()?)?;
         let first = &self.models[0].dir;
-        copy(first, dir, &OTHERS)?;
-        let donor = self.tokenizer_donor();
-        copy(&donor.dir, dir, &SETTINGS)?;
-        let remade = self.alignment.as_ref().filter(|alignment| is_remade(alignment.tokenizer.ids.len(), donor));
-        match remade {
+        copy_model_files(first, dir)?;
+        if let Some(generation) = self.generation_config()? {
+            write_json(&dir.join(GENERATION_FILE), &generation)?;
+        }
+        let donor = self.tokenizer_dir();
+        let texts = self.models.iter().find(|model| model.dir == donor).unwrap_or(&self.models[0]).texts();
+        copy_tokenizer_settings(&donor, dir)?;
+        match self.remade()? {
             Some(alignment) => {
-                donor.texts().copy_settings(dir)?;
+                texts.copy_settings(dir)?;
                 write_json(&dir.join(TOKENIZER_FILE), &alignment.tokenizer.json)?;
                 self.write_added_tokens(dir)?;
             }
             None => {
-                copy(&donor.dir, dir, &VOCABULARIES)?;
-                donor.texts().copy_vocabulary(dir)?;
-                donor.texts().copy_settings(dir)?;
+                copy_vocabularies(&donor, dir)?;
+                texts.copy_vocabulary(dir)?;
+                texts.copy_settings(dir)?;
             }
         }
         if let Some(template) = self.chat_template()? {
@@ -63,13 +62,17 @@ impl Plan {
         Ok(())
     }
 
-    fn tokenizer_donor(&self) -> &Model {
-        let named = match self.recipe.tokenizer.as_ref().map(|tokenizer| &tokenizer.source) {
-            Some(Vocabulary::Of(name)) => self.models.iter().find(|model| model.name == *name),
-            _ => None,
-        };
-        let with_tokenizer = || self.models.iter().find(|model| model.tokenizer.is_some());
-        named.or_else(with_tokenizer).unwrap_or(&self.models[0])
+    /// The directory of the tokenizer that the result has.
+    pub(crate) fn tokenizer_dir(&self) -> PathBuf {
+        let with_tokenizer = || self.models.iter().find(|model| model.tokenizer.is_some()).unwrap_or(&self.models[0]).dir.clone();
+        self.alignment.as_ref().map_or_else(with_tokenizer, |alignment| alignment.donor.clone())
+    }
+
+    /// The vocabulary of the result, if it is not the donor's as it is.
+    fn remade(&self) -> Result<Option<&Alignment>> {
+        let Some(alignment) = &self.alignment else { return Ok(None) };
+        let donor = Tokenizer::read(&alignment.donor)?;
+        Ok(Some(alignment).filter(|alignment| donor.is_none_or(|donor| donor.json != alignment.tokenizer.json)))
     }
 
     /// Some versions of transformers read added tokens from the settings of the tokenizer.
@@ -100,9 +103,17 @@ impl Plan {
         }
         if let Some(alignment) = &self.alignment {
             text_part(&mut config, "vocab_size")["vocab_size"] = alignment.rows.into();
+            // Configurations of several parts may say it twice.
+            if let Some(size) = config.get_mut("text_config").and_then(|text| text.get_mut("vocab_size")) {
+                *size = alignment.rows.into();
+            }
         }
-        if self.head_comes_apart() {
+        self.fit_config(&mut config)?;
+        if self.head_comes_apart() || (ties(&config) && self.has_own_head()) {
             config["tie_word_embeddings"] = false.into();
+            if config["text_config"].get("tie_word_embeddings").is_some() {
+                config["text_config"]["tie_word_embeddings"] = false.into();
+            }
         }
         if let Some(dtype) = self.weights.iter().filter(|weight| weight.rule.is_some()).find_map(|weight| dtype_name(weight.info.dtype)) {
             let key = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
@@ -146,15 +157,18 @@ impl Plan {
         })
     }
 
+    /// Whether the result holds a head beside its embedding, so that they are two weights.
+    fn has_own_head(&self) -> bool {
+        let holds = |wanted: fn(&str) -> bool| self.weights.iter().any(|weight| wanted(&weight.name));
+        holds(is_head) && holds(is_embedding)
+    }
+
     fn chat_template(&self) -> Result<Option<String>> {
         let Some(asked) = &self.recipe.chat_template else { return Ok(None) };
         match asked.as_str() {
             "auto" => Ok(self.commonest_template()),
-            "chatml" => Ok(Some(CHATML.into())),
             template if template.contains('{') => Ok(Some(template.into())),
-            name => Err(Error::InvalidConfig(format!(
-                "chat_template: `{name}` is neither auto, nor chatml, nor a template in Jinja; give its text"
-            ))),
+            name => templates::named(name).map(|template| Some(template.into())),
         }
     }
 
@@ -190,18 +204,6 @@ fn dtype_name(dtype: Dtype) -> Option<&'static str> {
         Dtype::BF16 => Some("bfloat16"),
         _ => None,
     }
-}
-
-fn copy(from: &Path, to: &Path, names: &[&str]) -> Result<()> {
-    for name in names.iter().filter(|name| from.join(name).is_file()) {
-        std::fs::copy(from.join(name), to.join(name)).map_err(|e| Error::io(from.join(name), e))?;
-    }
-    Ok(())
-}
-
-/// Whether a vocabulary of so many tokens is not the donor's as it is.
-fn is_remade(tokens: usize, donor: &Model) -> bool {
-    donor.tokenizer.as_ref().is_none_or(|donor| donor.ids.len() != tokens)
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<()> {

@@ -41,7 +41,20 @@ pub fn key_of(place: &Place) -> String {
 
 /// What is computed anew by every program, and stored by old ones.
 pub fn is_ignored(key: &str) -> bool {
-    key.ends_with("rotary_emb.inv_freq")
+    ["inv_freq", "cos_cached", "sin_cached"].iter().any(|name| key.strip_suffix(name).is_some_and(|rest| rest.ends_with("rotary_emb.")))
+}
+
+/// Whether a tensor is a buffer: no weight that was learned, but positions, a mask or a count, which some versions of a program store
+/// and others compute anew. Averages of it mean nothing.
+pub fn is_buffer(key: &str, shape: &[usize]) -> bool {
+    let (owner, name) = key.rsplit_once('.').unwrap_or(("", key));
+    match name {
+        "position_ids" | "token_type_ids" | "masked_bias" | "num_batches_tracked" | "relative_position_index" | "inv_freq" => true,
+        "_float_tensor" => true,
+        // The causal mask of GPT-2, GPT-J and GPT-NeoX; a bias proper has one axis.
+        "bias" => shape.len() == 4 && ["attn", "attention"].contains(&owner.rsplit('.').next().unwrap_or_default()),
+        _ => false,
+    }
 }
 
 /// Whether a weight outside the layers comes before them; it then belongs to the first slice, otherwise to the last.
@@ -100,6 +113,14 @@ mod tests {
         assert_eq!(place("model.embed_tokens.weight"), None);
         assert_eq!(place("model.norm"), None);
         assert_eq!(place("score.2"), None, "a number at the end is no layer");
+    }
+
+    #[test]
+    fn masks_and_positions_are_buffers_and_biases_are_not() {
+        assert!(is_buffer("bert.embeddings.position_ids", &[1, 512]) && is_buffer("position_ids", &[1, 512]));
+        assert!(is_buffer("h.0.attn.bias", &[1, 1, 8, 8]) && !is_buffer("encoder.attn.bias", &[8]));
+        assert!(is_buffer("gpt_neox.layers.0.attention.bias", &[1, 1, 8, 8]) && !is_buffer("h.0.mlp.c_fc.bias", &[8]));
+        assert!(is_ignored("model.layers.0.self_attn.rotary_emb.inv_freq") && is_ignored("rotary_emb.cos_cached"));
     }
 
     #[test]

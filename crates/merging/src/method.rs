@@ -2,6 +2,7 @@
 
 use crate::fisher::Shared;
 use crate::rules::{self, Rule};
+use peft_core::files::nearest;
 use peft_core::{Error, Result};
 use std::collections::BTreeMap;
 
@@ -117,7 +118,8 @@ impl Method {
                 return Error::InvalidConfig(format!("merge_method: {name} is trained on data; no plan of files can be made for it"));
             }
             let known: Vec<_> = METHODS.iter().map(|method| method.name).chain(TRAINED_METHODS).collect();
-            Error::InvalidConfig(format!("merge_method: there is no `{name}`; known: {}", known.join(", ")))
+            let near = nearest(name, known.iter().copied(), 1).join("");
+            Error::InvalidConfig(format!("merge_method: there is no `{name}`; known: {}; the nearest is `{near}`", known.join(", ")))
         })
     }
 

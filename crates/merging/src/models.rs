@@ -29,6 +29,8 @@ pub struct Model {
     pub tokenizer: Option<Tokenizer>,
     /// What the adapter that the recipe names beside it makes of its weights.
     pub(crate) changes: Option<Changes>,
+    /// The key of a head that is a copy of the embedding to which the configuration ties it: one weight with it, as in transformers.
+    copied_head: Option<String>,
 }
 
 /// Where a model of a recipe lies.
@@ -59,6 +61,16 @@ pub fn is_head(key: &str) -> bool {
     HEADS.iter().any(|name| ends_with_name(key, name))
 }
 
+/// Whether a weight is an embedding that a head may share.
+pub fn is_embedding(key: &str) -> bool {
+    EMBEDDINGS.iter().any(|name| ends_with_name(key, name))
+}
+
+/// Whether a configuration, or the part of it that is about the language model, ties the head to the embedding.
+pub fn ties(config: &Value) -> bool {
+    config["tie_word_embeddings"].as_bool().or(config["text_config"]["tie_word_embeddings"].as_bool()).unwrap_or(false)
+}
+
 fn ends_with_name(key: &str, name: &str) -> bool {
     key.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
@@ -78,7 +90,18 @@ impl Model {
         let tokenizer = Tokenizer::read(TextFiles::of(dir, place.adapter.as_deref()).vocabulary())?;
         let adapter = place.adapter.as_deref().map(|path| Lora::open(&name.to_string(), path)).transpose()?;
         let changes = adapter.map(|adapter| Changes::new(adapter, &checkpoint, &config)).transpose()?;
-        Ok(Self { name, dir: dir.into(), checkpoint, layers, config, tokenizer, changes })
+        let copied_head = if ties(&config) { copied_head(&checkpoint)? } else { None };
+        Ok(Self { name, dir: dir.into(), checkpoint, layers, config, tokenizer, changes, copied_head })
+    }
+
+    /// The keys of its weights; a head that is the embedding's copy is none of them.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.checkpoint.keys().filter(|key| self.copied_head.as_deref() != Some(*key))
+    }
+
+    /// Whether head and embedding are one weight.
+    pub fn is_tied(&self) -> bool {
+        ties(&self.config) && !(self.keys().any(is_head) && self.keys().any(is_embedding))
     }
 
     /// Its tokenizer and chat template: its adapter's where that has some.
@@ -98,18 +121,21 @@ impl Model {
         }
     }
 
-    /// The key under which a weight is stored: its own, or the embedding's for a head that shares it.
+    /// The key under which a weight is stored: its own, or for one of head and embedding that is not stored, the other's.
     pub fn stored_key<'a>(&'a self, key: &'a str) -> Option<&'a str> {
-        if self.checkpoint.contains(key) {
+        if self.keys().any(|own| own == key) {
             return Some(key);
         }
-        is_head(key).then(|| self.embedding_key()).flatten()
+        match is_head(key) {
+            true => self.embedding_key(),
+            false if is_embedding(key) && self.is_tied() => self.keys().find(|key| is_head(key)),
+            false => None,
+        }
     }
 
     /// The key of the embedding that a head may share.
     pub fn embedding_key(&self) -> Option<&str> {
-        let embedding = |key: &&str| EMBEDDINGS.iter().any(|name| ends_with_name(key, name));
-        self.checkpoint.keys().find(embedding)
+        self.keys().find(|key| is_embedding(key))
     }
 
     /// Type and shape of a stored weight.
@@ -124,6 +150,13 @@ impl Model {
             found: "nothing".into(),
         })
     }
+}
+
+/// The key of a head that holds the same numbers as the embedding.
+fn copied_head(checkpoint: &Checkpoint) -> Result<Option<String>> {
+    let find = |wanted: fn(&str) -> bool| checkpoint.keys().find(|key| wanted(key));
+    let (Some(head), Some(embedding)) = (find(is_head), find(is_embedding)) else { return Ok(None) };
+    Ok(checkpoint.are_equal(head, embedding)?.then(|| head.to_owned()))
 }
 
 /// Opens all models of a recipe, which lie where `dirs` says.

@@ -1,13 +1,14 @@
 //! What a merge computes: each weight of the result, from where, and how.
 
-use crate::alignment::{Alignment, Table, embedding_rows};
+use crate::alignment::{Alignment, Table};
+use crate::compatibility::{Scope, check_compatible};
 use crate::fisher::{Fishers, Role, Shared};
-use crate::layers::{Place, depth, is_before_layers, is_ignored, key_of, place, suffixes};
+use crate::layers::{Place, depth, is_before_layers, is_buffer, is_ignored, key_of, place, suffixes};
 use crate::method::{BaseUse, Values};
 use crate::models::{Model, ModelDir, is_by_token, open_all};
 use crate::recipe::{ModelRef, Recipe, Slice, SliceSource, Vocabulary};
 use crate::rules::{Passthrough, Rule};
-use crate::settings::{Asked, resolve};
+use crate::settings::{Asked, Used, resolve};
 use crate::source::{Numbers, Source};
 use crate::tokenizer::Tokenizer;
 use peft_core::files::{Dtype, TensorInfo};
@@ -27,6 +28,8 @@ pub struct Plan {
     pub alignment: Option<Alignment>,
     /// What random numbers start from.
     pub seed: u64,
+    /// What was told as warnings: settings without effect, and what could not be compared.
+    pub warnings: Vec<String>,
     /// The models' Fisher information, where the method reads it.
     pub(crate) fishers: Option<Fishers>,
 }
@@ -84,33 +87,41 @@ impl Plan {
         let models = open_all(&recipe.models(), dirs)?;
         let extra = match recipe.tokenizer.as_ref().map(|tokenizer| &tokenizer.source) {
             Some(Vocabulary::Of(model)) if !models.iter().any(|m| m.name == *model) => {
-                dirs.get(model).map(|dir| Tokenizer::read(&dir.model)).transpose()?.flatten()
+                let dir = dirs.get(model).map(|dir| dir.model.clone());
+                dir.map(|dir| Ok::<_, Error>(Tokenizer::read(&dir)?.map(|tokenizer| (tokenizer, dir)))).transpose()?.flatten()
             }
             _ => None,
         };
         let alignment = Alignment::new(&recipe, &models, extra)?;
-        if alignment.is_none() {
-            check_tokenizers(&models)?;
-        }
+        let scope = Scope {
+            heads: !recipe.method.reads_fisher(),
+            layers: recipe.slices.iter().flat_map(|slice| &slice.sources).all(|source| source.layers.is_none()),
+            vocabularies: alignment.is_none(),
+        };
+        let mut warnings = check_compatible(&models, scope, recipe.allow_incompatible)?;
         let fishers = Fishers::open(&recipe, &models)?;
-        let mut plan = Self { models, weights: Vec::new(), alignment, seed, recipe, fishers };
-        plan.weights = plan.planned()?;
+        let mut plan = Self { models, weights: Vec::new(), alignment, seed, recipe, warnings: Vec::new(), fishers };
+        let (weights, unused) = plan.planned()?;
+        warnings.extend(unused);
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        (plan.weights, plan.warnings) = (weights, warnings);
         Ok(plan)
     }
 
-    /// The weights of the result, as the recipe has them now.
-    pub(crate) fn planned(&self) -> Result<Vec<Weight>> {
+    /// The weights of the result, as the recipe has them now, and what the recipe sets in vain.
+    pub(crate) fn planned(&self) -> Result<(Vec<Weight>, Vec<String>)> {
         let Self { recipe, models, alignment, seed, fishers, .. } = self;
-        let planner = Planner { recipe, models, alignment: alignment.as_ref(), seed: *seed, fishers: fishers.as_ref() };
+        let (alignment, fishers, used) = (alignment.as_ref(), fishers.as_ref(), Used::default());
+        let planner = Planner { recipe, models, alignment, seed: *seed, fishers, used: &used };
         let sites = planner.sites()?;
         let mut weights = sites.iter().map(|site| planner.weight(site)).collect::<Result<Vec<_>>>()?;
         let merged: Vec<Vec<String>> = weights.iter().map(|weight| weight.fishers.clone()).filter(|keys| !keys.is_empty()).collect();
-        let shared = fishers.as_ref().map(|fishers| fishers.shared(&merged)).transpose()?;
+        let shared = fishers.map(|fishers| fishers.shared(&merged)).transpose()?;
         for (weight, site) in weights.iter_mut().zip(&sites).filter(|(weight, _)| is_floating(weight.info.dtype)) {
             let (rule, settings) = planner.rule(site, shared.as_ref())?;
             (weight.rule, weight.settings) = (Some(rule), settings);
         }
-        Ok(weights)
+        Ok((weights, used.unused(recipe)))
     }
 
     /// For how many numbers computed so far no model had any Fisher information, so that the target's were taken.
@@ -179,6 +190,7 @@ struct Planner<'r> {
     alignment: Option<&'r Alignment>,
     seed: u64,
     fishers: Option<&'r Fishers>,
+    used: &'r Used,
 }
 
 impl<'r> Planner<'r> {
@@ -250,10 +262,13 @@ impl<'r> Planner<'r> {
     }
 
     fn union<'m>(&self, models: &[&'m Model], wanted: impl Fn(&str) -> bool) -> BTreeSet<&'m str> {
-        models.iter().flat_map(|model| model.checkpoint.keys()).filter(|key| !is_ignored(key) && wanted(key)).collect()
+        models.iter().flat_map(|model| model.keys()).filter(|key| !is_ignored(key) && wanted(key)).collect()
     }
 
     fn site(&self, name: &str, slice: &'r Slice, depth: f64, models: &[&Model], keys: &[String]) -> Result<Site<'r>> {
+        if let Some(only) = self.buffer(slice, models, keys) {
+            return Ok(Site { name: name.into(), slice, depth, only: Some(only), keys: vec![keys[only].clone()] });
+        }
         let stored = models.iter().zip(keys).map(|(model, key)| {
             let found = model.stored_key(key).map(str::to_owned);
             found.ok_or_else(|| {
@@ -263,6 +278,16 @@ impl<'r> Planner<'r> {
             })
         });
         Ok(Site { name: name.into(), slice, depth, only: None, keys: stored.collect::<Result<_>>()? })
+    }
+
+    /// For a buffer, the place of the model that it is copied from: of those that have it, the one whose configuration comes first.
+    /// Integers that only some models have are buffers whatever their names.
+    fn buffer(&self, slice: &Slice, models: &[&Model], keys: &[String]) -> Option<usize> {
+        let stored: Vec<(usize, &TensorInfo)> =
+            models.iter().zip(keys).enumerate().filter_map(|(i, (model, key))| Some((i, model.checkpoint.info(key)?))).collect();
+        let of_some = stored.len() < models.len() && stored.iter().all(|(_, info)| is_integer(info.dtype));
+        let (first, info) = stored.into_iter().min_by_key(|(i, _)| self.model(&slice.sources[*i].model).0)?;
+        (of_some || is_buffer(&keys[first], &info.shape)).then_some(first)
     }
 
     /// The sources that a weight is taken from.
@@ -275,7 +300,8 @@ impl<'r> Planner<'r> {
 
     /// The place of the base that is told apart.
     fn base(&self, site: &Site<'r>) -> Option<usize> {
-        let base = self.recipe.base_of(site.slice).filter(|_| self.recipe.method.base != BaseUse::Ordinary)?;
+        let told_apart = site.only.is_none() && self.recipe.method.base != BaseUse::Ordinary;
+        let base = self.recipe.base_of(site.slice).filter(|_| told_apart)?;
         self.sources(site).iter().position(|source| source.model == *base)
     }
 
@@ -309,12 +335,13 @@ impl<'r> Planner<'r> {
             return Ok((Box::new(Passthrough { scale: None }), format!("that of {}", slice.sources[*only].model)));
         }
         let method = self.recipe.method;
-        let shared = Asked { method, name, depth: *depth, scopes: &[&slice.parameters, &self.recipe.parameters], model: None };
+        let shared =
+            Asked { method, name, depth: *depth, scopes: &[&slice.parameters, &self.recipe.parameters], model: None, used: self.used };
         let base = self.base(site);
         let others = slice.sources.iter().zip(keys).enumerate().filter(|(i, _)| Some(*i) != base);
         let models = others.map(|(_, (source, key))| {
             let scopes = [&source.parameters, &slice.parameters, &self.recipe.parameters];
-            resolve(&Asked { method, name: key, depth: *depth, scopes: &scopes, model: Some(&source.model) })
+            resolve(&Asked { method, name: key, depth: *depth, scopes: &scopes, model: Some(&source.model), used: self.used })
         });
         let models = models.collect::<Result<_>>()?;
         let values = Values { shared: resolve(&shared)?, models, seed: self.seed, fisher: fisher.cloned() };
@@ -386,7 +413,7 @@ pub(crate) fn is_floating(dtype: Dtype) -> bool {
     matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16)
 }
 
-fn is_integer(dtype: Dtype) -> bool {
+pub(crate) fn is_integer(dtype: Dtype) -> bool {
     matches!(dtype, Dtype::BOOL | Dtype::U8 | Dtype::I8 | Dtype::I16 | Dtype::U16 | Dtype::I32 | Dtype::U32 | Dtype::I64 | Dtype::U64)
 }
 
@@ -397,20 +424,4 @@ fn promoted(a: Dtype, b: Dtype) -> Dtype {
         (Dtype::F64, _) | (_, Dtype::F64) => Dtype::F64,
         _ => Dtype::F32,
     }
-}
-
-/// Rows with the same number must mean the same token.
-fn check_tokenizers(models: &[Model]) -> Result<()> {
-    let with = models.iter().filter_map(|model| Some((model, model.tokenizer.as_ref()?))).collect::<Vec<_>>();
-    let Some((first, tokenizer)) = with.first() else { return Ok(()) };
-    for (model, other) in &with[1..] {
-        let rows = embedding_rows(first).min(embedding_rows(model));
-        if let Some(difference) = tokenizer.difference(other, rows) {
-            return Err(Error::InvalidConfig(format!(
-                "the tokenizers of {} and {} differ: {difference}; say which tokens the result has: tokenizer_source: base, union, or a model",
-                first.name, model.name
-            )));
-        }
-    }
-    Ok(())
 }

@@ -7,6 +7,7 @@ use peft_core::files::{Checkpoint, INDEX_FILE, MODEL_FILE, TensorSource, pytorch
 use peft_core::{Error, Result};
 use serde_json::json;
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -76,8 +77,7 @@ impl Plan {
         weight.inputs.iter().filter_map(bytes).sum::<u64>() + fishers
     }
 
-    /// Computes the files that `dir` lacks and writes each under its name when it is complete, and then the index if there are several.
-    /// A file that is there is kept: it must come from the same plan.
+    /// Computes the files and writes each into `dir` under its name when it is complete, and then the index if there are several.
     ///
     /// `progress` is told the bytes of each weight that is done.
     ///
@@ -87,24 +87,31 @@ impl Plan {
     pub fn write(&self, dir: &Path, max_shard_bytes: u64, progress: &(dyn Fn(u64) + Sync)) -> Result<u64> {
         let shards = self.shards(max_shard_bytes)?;
         for shard in &shards {
-            let path = dir.join(&shard.name);
-            if path.exists() {
-                check_kept(&path, shard)?;
-                progress(shard.weights.iter().map(|weight| weight.num_bytes()).sum());
-            } else {
-                self.write_shard(&path, shard, progress)?;
-            }
+            self.write_shard(&dir.join(&shard.name), shard, progress)?;
         }
-        if shards.len() > 1 {
-            write_index(dir, &shards, self.bytes())?;
-        }
+        self.write_index(dir, &shards)?;
         Ok(self.bytes())
     }
 
+    /// Writes the index of several files; one file needs none.
+    pub(crate) fn write_index(&self, dir: &Path, shards: &[Shard]) -> Result<()> {
+        if shards.len() < 2 {
+            return Ok(());
+        }
+        let entries = shards.iter().flat_map(|shard| shard.weights.iter().map(|weight| (&weight.name, &shard.name)));
+        let weight_map: BTreeMap<&String, &String> = entries.collect();
+        let path = dir.join(INDEX_FILE);
+        let index = json!({ "metadata": { "total_size": self.bytes() }, "weight_map": weight_map });
+        let text = serde_json::to_string_pretty(&index).map_err(|e| Error::file(&path, e))?;
+        write_atomic(&path, format!("{text}\n").as_bytes())
+    }
+
+    /// Writes a file; gives the checksum of its weights.
+    ///
     /// This thread computes a weight while another writes the one before: no more than two are in memory.
     ///
     /// Not the other way round: this may be a thread of Rayon's pool, and the only one, which must not wait for work that others do there.
-    fn write_shard(&self, path: &Path, shard: &Shard, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
+    pub(crate) fn write_shard(&self, path: &Path, shard: &Shard, progress: &(dyn Fn(u64) + Sync)) -> Result<u32> {
         thread::scope(|scope| {
             let (send, receive) = sync_channel(0);
             let writer = scope.spawn(move || write_received(path, shard, &receive, progress));
@@ -175,35 +182,32 @@ impl Plan {
     }
 }
 
-/// Writes the weights of a file as their bytes arrive, in the order of the file.
-fn write_received(path: &Path, shard: &Shard, computed: &Receiver<Result<Cow<'_, [u8]>>>, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
+/// Writes the weights of a file as their bytes arrive, in the order of the file; gives their checksum.
+fn write_received(path: &Path, shard: &Shard, computed: &Receiver<Result<Cow<'_, [u8]>>>, progress: &(dyn Fn(u64) + Sync)) -> Result<u32> {
+    let checksum = Cell::new(0);
     let source = |weight: &&Weight| {
-        let bytes = weight.num_bytes();
+        let (bytes, checksum) = (weight.num_bytes(), &checksum);
         TensorSource::new(&weight.name, weight.info.dtype, &weight.info.shape, move || {
-            let computed = computed.recv().map_err(|_| Error::file(path, "the computation has ended early"))?;
+            let computed = computed.recv().map_err(|_| Error::file(path, "the computation has ended early"))??;
+            checksum.set(crc32c::crc32c_append(checksum.get(), &computed));
             progress(bytes);
-            computed
+            Ok(computed)
         })
     };
-    write_safetensors(path, shard.weights.iter().map(source), &pytorch_metadata()).map(|_| ())
+    write_safetensors(path, shard.weights.iter().map(source), &pytorch_metadata())?;
+    Ok(checksum.get())
 }
 
-/// A file from an earlier run holds what this one would write.
-fn check_kept(path: &Path, shard: &Shard) -> Result<()> {
-    let kept = Checkpoint::open_file(path)?;
-    let same =
-        kept.keys().count() == shard.weights.len() && shard.weights.iter().all(|weight| kept.info(&weight.name) == Some(&weight.info));
-    match same {
-        true => Ok(()),
-        false => Err(Error::file(path, "was written by another merge; remove it")),
+impl Shard<'_> {
+    /// Whether the file at `path` holds this shard, with weights of this checksum.
+    pub(crate) fn is_at(&self, path: &Path, checksum: u32) -> bool {
+        let Ok(file) = Checkpoint::open_file(path) else { return false };
+        let mut found = 0;
+        for weight in &self.weights {
+            let (true, Ok(bytes)) = (file.info(&weight.name) == Some(&weight.info), file.bytes(&weight.name)) else { return false };
+            found = crc32c::crc32c_append(found, bytes);
+            file.release(&weight.name);
+        }
+        found == checksum && file.keys().count() == self.weights.len()
     }
-}
-
-fn write_index(dir: &Path, shards: &[Shard], total: u64) -> Result<()> {
-    let entries = shards.iter().flat_map(|shard| shard.weights.iter().map(|weight| (&weight.name, &shard.name)));
-    let weight_map: BTreeMap<&String, &String> = entries.collect();
-    let path = dir.join(INDEX_FILE);
-    let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
-    let text = serde_json::to_string_pretty(&index).map_err(|e| Error::file(&path, e))?;
-    write_atomic(&path, format!("{text}\n").as_bytes())
 }

@@ -64,7 +64,7 @@ impl Plan {
         if let Some(fishers) = &self.fishers {
             fishers.forget_undecided();
         }
-        self.weights = self.planned()?;
+        (self.weights, _) = self.planned()?;
         Ok(self)
     }
 

@@ -1,7 +1,7 @@
 //! One weight in several models, read block by block.
 
 use crate::source::Source;
-use peft_core::files::{Dtype, decode, encode};
+use peft_core::files::{Dtype, are_finite, decode, encode};
 use peft_core::{Error, Result};
 use rayon::prelude::*;
 
@@ -161,17 +161,12 @@ impl Stack<'_> {
 
     fn check(&self, scratch: &Scratch, n: usize) -> Result<()> {
         for (source, numbers) in self.sources().zip(&scratch.inputs) {
-            if !finite(&numbers[..n]) {
+            if !are_finite(&numbers[..n]) {
                 return Err(Error::NonFinite { what: format!("{} (an input of `{}`)", source.label, self.name) });
             }
         }
         Ok(())
     }
-}
-
-/// Without a branch for each number, so that it is done on many at once.
-fn finite(numbers: &[f32]) -> bool {
-    numbers.iter().fold(true, |all, x| all & x.is_finite())
 }
 
 impl Output {

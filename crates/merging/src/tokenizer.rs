@@ -30,7 +30,37 @@ impl Tokenizer {
         }
         let json: Value = read_json(&file)?;
         let ids = ids(&json).map_err(|reason| Error::file(&file, reason))?;
-        Ok(Some(Self { json, ids }))
+        let mut tokenizer = Self { json, ids };
+        for (token, id, entry) in Self::declared(dir)? {
+            // A number that is taken is passed by, as transformers does.
+            let taken = tokenizer.ids.values().any(|other| *other == id);
+            tokenizer.insert(&token, if taken { tokenizer.rows() } else { id }, entry);
+        }
+        Ok(Some(tokenizer))
+    }
+
+    /// Tokens that the files beside `tokenizer.json` add to it, with their numbers and settings, in the order of their numbers.
+    ///
+    /// # Errors
+    /// [`Error::File`] if one of them is no JSON.
+    pub fn declared(dir: &Path) -> Result<Vec<(String, usize, Value)>> {
+        let mut declared = Vec::new();
+        let (settings, added) = (dir.join("tokenizer_config.json"), dir.join("added_tokens.json"));
+        if settings.is_file() {
+            let settings: Value = read_json(&settings)?;
+            for (id, entry) in settings["added_tokens_decoder"].as_object().into_iter().flatten() {
+                if let (Ok(id), Some(token)) = (id.parse(), entry["content"].as_str()) {
+                    declared.push((token.to_owned(), id, entry.clone()));
+                }
+            }
+        }
+        if added.is_file() {
+            let added: Value = read_json(&added)?;
+            let numbered = added.as_object().into_iter().flatten().filter_map(|(token, id)| Some((token.clone(), id.as_u64()? as usize)));
+            declared.extend(numbered.map(|(token, id)| (token.clone(), id, plain(&token))));
+        }
+        declared.sort_by_key(|(_, id, _)| *id);
+        Ok(declared)
     }
 
     /// How many rows an embedding needs: numbers go from 0 to the highest.
@@ -65,13 +95,14 @@ impl Tokenizer {
 
     /// Adds tokens that are not there, with the next free numbers; as the entry that another tokenizer has for an added token, if any.
     pub fn add(&mut self, token: &str, entry: Option<&Value>) {
+        self.insert(token, self.rows(), entry.cloned().unwrap_or_else(|| plain(token)));
+    }
+
+    /// Adds a token with this number, unless it is there.
+    fn insert(&mut self, token: &str, id: usize, mut entry: Value) {
         if self.ids.contains_key(token) {
             return;
         }
-        let id = self.rows();
-        let plain =
-            || json!({ "content": token, "single_word": false, "lstrip": false, "rstrip": false, "normalized": true, "special": false });
-        let mut entry = entry.cloned().unwrap_or_else(plain);
         entry["id"] = id.into();
         match self.json["added_tokens"].as_array_mut() {
             Some(added) => added.push(entry),
@@ -80,17 +111,35 @@ impl Tokenizer {
         self.ids.insert(token.into(), id);
     }
 
+    /// The token that has a number.
+    pub fn token(&self, id: usize) -> Option<&str> {
+        self.ids.iter().find(|(_, other)| **other == id).map(|(token, _)| token.as_str())
+    }
+
     /// The entry of an added token.
     pub fn added(&self, token: &str) -> Option<&Value> {
         self.json["added_tokens"].as_array()?.iter().find(|entry| entry["content"] == token)
     }
+}
 
-    /// What tells two vocabularies apart, for a person; `None` if they are the same up to `rows` tokens.
-    pub fn difference(&self, other: &Self, rows: usize) -> Option<String> {
-        let below = |tokenizer: &Self| -> BTreeMap<usize, String> {
-            tokenizer.ids.iter().filter(|(_, id)| **id < rows).map(|(token, id)| (*id, token.clone())).collect()
-        };
-        let (ours, theirs) = (below(self), below(other));
+/// How an added token is entered of which only its text is known.
+fn plain(token: &str) -> Value {
+    json!({ "content": token, "single_word": false, "lstrip": false, "rstrip": false, "normalized": true, "special": false })
+}
+
+/// The tokens of a vocabulary by their numbers.
+#[derive(Debug)]
+pub struct Numbered(BTreeMap<usize, String>);
+
+/// The tokens below `rows` by their numbers.
+pub fn by_number(ids: &HashMap<String, usize>, rows: usize) -> Numbered {
+    Numbered(ids.iter().filter(|(_, id)| **id < rows).map(|(token, id)| (*id, token.clone())).collect())
+}
+
+impl Numbered {
+    /// What tells two vocabularies apart, for a person; `None` if they are the same.
+    pub fn difference(&self, other: &Self) -> Option<String> {
+        let (Self(ours), Self(theirs)) = (self, other);
         let differs = ours.keys().chain(theirs.keys()).filter(|id| ours.get(id) != theirs.get(id)).min()?;
         let name = |token: Option<&String>| token.map_or_else(|| "nothing".into(), |token| format!("`{token}`"));
         Some(format!("number {differs} is {} in one and {} in the other", name(ours.get(differs)), name(theirs.get(differs))))
@@ -148,8 +197,9 @@ mod tests {
     fn a_difference_is_told_by_the_first_number_that_differs() {
         let ours = tokenizer(json!({ "model": { "vocab": [["a", -1.0], ["b", -2.0], ["pad", 0.0]] } }));
         let theirs = tokenizer(json!({ "model": { "vocab": { "a": 0, "c": 1 } } }));
-        assert_eq!(ours.difference(&theirs, 9).unwrap(), "number 1 is `b` in one and `c` in the other");
-        assert_eq!(ours.difference(&theirs, 1), None, "rows beyond the embedding do not count");
+        let difference = |rows: usize| by_number(&ours.ids, rows).difference(&by_number(&theirs.ids, rows));
+        assert_eq!(difference(9).unwrap(), "number 1 is `b` in one and `c` in the other");
+        assert_eq!(difference(1), None, "rows beyond the embedding do not count");
     }
 
     #[test]

@@ -3,24 +3,34 @@
 use crate::changes::Changes;
 use crate::models::Model;
 use crate::plan::Plan;
-use peft_core::files::{INDEX_FILE, OutputDir, read_text, write_atomic};
+use crate::run::Shard;
+use peft_core::files::{INDEX_FILE, Inputs, OutputDir, disk, read_json, state_of, write_atomic};
 use peft_core::{Error, Result};
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
 
 /// What the files in a workshop belong to.
-const PLAN_FILE: &str = "merge.json";
+const RECORD_FILE: &str = "merge.json";
 
 /// The directory beside the result, `.NAME.merging`, in which complete files wait for the others.
 #[derive(Debug)]
 pub struct Workshop<'p> {
     plan: &'p Plan,
     dir: PathBuf,
-    target: PathBuf,
-    overwrite: bool,
+    out: OutputDir,
     shard_bytes: u64,
+    record: Record,
+}
+
+/// What a workshop's files are, which it keeps in `merge.json`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    /// All that the result depends on: recipe, program, and the files of the models.
+    plan: Vec<String>,
+    /// The files that are complete, with the checksums of their weights.
+    complete: BTreeMap<String, u32>,
 }
 
 /// A merge that is done.
@@ -34,24 +44,40 @@ pub struct Finished {
     pub kept: usize,
 }
 
+impl Plan {
+    /// What the merge reads: the models of the recipe with their adapters, and their Fisher information.
+    pub fn inputs(&self) -> Inputs {
+        let model = |all: Inputs, model: &Model| {
+            let all = all.and_named("a model of the recipe", &model.name.model, &model.dir);
+            all.and_maybe("an adapter of the recipe", model.changes.as_ref().map(Changes::path))
+        };
+        let inputs = self.models.iter().fold(Inputs::none(), model);
+        self.fishers.iter().flat_map(|fishers| fishers.paths()).fold(inputs, |all, file| all.and("the Fisher information of a model", file))
+    }
+}
+
 impl<'p> Workshop<'p> {
-    /// Prepares to write `plan` to `target`, in files of at most `shard_bytes`. Files that an earlier run of the same plan has completed
-    /// are kept; those of another plan are removed.
+    /// As [`at`](Self::at), with the place `target`, which is replaced with `overwrite`.
     ///
     /// # Errors
-    /// [`Error::OutputExists`] if `target` has content and `overwrite` is off; [`Error::InvalidConfig`] if `target` is a model of the
-    /// recipe; whatever would be wrong with the configuration of the result; [`Error::Io`].
+    /// As [`OutputDir::create`] and [`at`](Self::at).
     pub fn open(plan: &'p Plan, target: &Path, overwrite: bool, shard_bytes: u64) -> Result<Self> {
-        refuse_input(plan, target)?;
+        Self::at(plan, OutputDir::create(target, overwrite, &plan.inputs())?, shard_bytes)
+    }
+
+    /// Prepares to write `plan` to `out`, in files of at most `shard_bytes`. Files that an earlier run of the same recipe has made of the same
+    /// files are kept; all others are removed.
+    ///
+    /// # Errors
+    /// Whatever would be wrong with the configuration of the result; [`Error::Io`].
+    pub fn at(plan: &'p Plan, out: OutputDir, shard_bytes: u64) -> Result<Self> {
         plan.check_extras()?;
-        // Creates the parents, and says what is wrong with the place before anything is computed.
-        let place = OutputDir::create(target, overwrite)?;
-        let absolute = place.target().to_path_buf();
         let mut name = std::ffi::OsString::from(".");
-        name.push(absolute.file_name().unwrap_or_default());
+        name.push(out.target().file_name().unwrap_or_default());
         name.push(".merging");
-        let dir = absolute.with_file_name(name);
-        let workshop = Self { plan, dir, target: target.into(), overwrite, shard_bytes };
+        let dir = out.target().with_file_name(name);
+        let record = Record { plan: description(plan, shard_bytes)?, complete: BTreeMap::new() };
+        let mut workshop = Self { plan, dir, out, shard_bytes, record };
         workshop.prepare()?;
         Ok(workshop)
     }
@@ -59,83 +85,92 @@ impl<'p> Workshop<'p> {
     /// Computes what is missing, and puts the result into its place.
     ///
     /// # Errors
-    /// As [`Plan::write`]; the files that are complete stay for the next run.
-    pub fn run(self, progress: &(dyn Fn(u64) + Sync)) -> Result<Finished> {
-        let names: Vec<String> = self.plan.shards(self.shard_bytes)?.into_iter().map(|shard| shard.name).collect();
-        let kept = names.iter().filter(|name| self.dir.join(name).exists()).count();
-        let bytes = self.plan.write(&self.dir, self.shard_bytes, progress)?;
-        let out = OutputDir::create(&self.target, self.overwrite)?;
-        self.plan.write_extras(out.path())?;
+    /// As [`compute`](Self::compute).
+    pub fn run(mut self, progress: &(dyn Fn(u64) + Sync)) -> Result<Finished> {
+        let kept = self.compute(progress)?;
+        let Self { plan, dir, out, shard_bytes, .. } = self;
+        plan.write_extras(out.path())?;
         let name = out.target().file_name().unwrap_or_default().to_string_lossy().into_owned();
-        self.plan.write_card(out.path(), &name)?;
-        let index = self.dir.join(INDEX_FILE).exists().then(|| INDEX_FILE.to_owned());
-        for name in names.into_iter().chain(index) {
-            fs::rename(self.dir.join(&name), out.path().join(&name)).map_err(|e| Error::io(self.dir.join(&name), e))?;
+        plan.write_card(out.path(), &name)?;
+        let index = dir.join(INDEX_FILE).exists().then(|| INDEX_FILE.to_owned());
+        for name in plan.shards(shard_bytes)?.into_iter().map(|shard| shard.name).chain(index) {
+            disk::rename(&dir.join(&name), &out.path().join(&name))?;
         }
+        // Others must not come between the result and the end of the workshop.
+        let _lock = out.lock();
         let out = out.commit()?;
-        fs::remove_dir_all(&self.dir).map_err(|e| Error::io(&self.dir, e))?;
-        Ok(Finished { out, bytes, kept })
+        if let Err(e) = disk::remove_dir_all(&dir) {
+            tracing::warn!("{}: could not be removed, and is of no more use: {e}", dir.display());
+        }
+        Ok(Finished { out, bytes: plan.bytes(), kept })
     }
 
-    fn prepare(&self) -> Result<()> {
+    /// Computes the files that are missing; gives how many were there.
+    ///
+    /// # Errors
+    /// As [`Plan::write`]; the files that are complete stay for the next run.
+    pub fn compute(&mut self, progress: &(dyn Fn(u64) + Sync)) -> Result<usize> {
+        let plan = self.plan;
+        let shards = plan.shards(self.shard_bytes)?;
+        let kept = self.record.complete.len();
+        for shard in &shards {
+            if self.record.complete.contains_key(&shard.name) {
+                progress(shard.weights.iter().map(|weight| weight.num_bytes()).sum());
+                continue;
+            }
+            let checksum = plan.write_shard(&self.dir.join(&shard.name), shard, progress)?;
+            self.record.complete.insert(shard.name.clone(), checksum);
+            self.record.write(&self.dir)?;
+        }
+        plan.write_index(&self.dir, &shards)?;
+        Ok(kept)
+    }
+
+    /// Keeps what belongs to the plan and is as it was written, and removes the rest.
+    fn prepare(&mut self) -> Result<()> {
+        disk::create_dir_all(&self.dir)?;
+        let shards = self.plan.shards(self.shard_bytes)?;
+        let before = read_json::<Record>(&self.dir.join(RECORD_FILE)).ok().filter(|record| record.plan == self.record.plan);
+        let mut kept = before.map(|record| record.complete).unwrap_or_default();
+        kept.retain(|name, checksum| {
+            shards.iter().any(|shard: &Shard| shard.name == *name && shard.is_at(&self.dir.join(name), *checksum))
+        });
         let io = |e| Error::io(&self.dir, e);
-        fs::create_dir_all(&self.dir).map_err(io)?;
-        let (file, plan) = (self.dir.join(PLAN_FILE), self.fingerprint()?);
-        let same = file.exists() && read_text(&file)? == plan;
-        let shards: Vec<String> = self.plan.shards(self.shard_bytes)?.into_iter().map(|shard| shard.name).collect();
         for entry in fs::read_dir(&self.dir).map_err(io)? {
-            let path = entry.map_err(io)?.path();
-            let complete = path.file_name().is_some_and(|name| shards.iter().any(|shard| name == shard.as_str()));
-            // What is neither complete nor the plan is a file that was being written.
-            if !(same && (complete || path == file)) {
-                fs::remove_file(&path).map_err(|e| Error::io(&path, e))?;
+            let entry = entry.map_err(io)?;
+            if !entry.file_name().to_str().is_some_and(|name| kept.contains_key(name)) {
+                match entry.file_type().map_err(io)?.is_dir() {
+                    true => disk::remove_dir_all(&entry.path())?,
+                    false => disk::remove_file(&entry.path())?,
+                }
             }
         }
-        write_atomic(&file, plan.as_bytes())
+        self.record.complete = kept;
+        self.record.write(&self.dir)
     }
+}
 
-    /// Changes when the result would.
-    fn fingerprint(&self) -> Result<String> {
-        let models = self.plan.models.iter().flat_map(places).map(files_of).collect::<Result<Vec<Value>>>()?;
-        let fishers = self.plan.fishers.iter().flat_map(|fishers| fishers.paths()).map(files_of).collect::<Result<Vec<Value>>>()?;
-        let (recipe, seed) = (&self.plan.recipe.text, self.plan.seed);
-        let plan = json!({ "recipe": recipe, "seed": seed, "shard_bytes": self.shard_bytes, "models": models, "fishers": fishers });
-        Ok(format!("{plan:#}\n"))
+impl Record {
+    fn write(&self, dir: &Path) -> Result<()> {
+        let file = dir.join(RECORD_FILE);
+        let text = serde_json::to_string_pretty(self).map_err(|e| Error::file(&file, e))?;
+        write_atomic(&file, format!("{text}\n").as_bytes())
     }
+}
+
+/// All that a result depends on.
+fn description(plan: &Plan, shard_bytes: u64) -> Result<Vec<String>> {
+    // The tokens of the result may come from a model that gives nothing else.
+    let tokens = plan.alignment.as_ref().map(|alignment| crc32c::crc32c(alignment.tokenizer.json.to_string().as_bytes()));
+    let settings = format!("{} seed {} shard_bytes {shard_bytes} tokens {tokens:?}", env!("CARGO_PKG_VERSION"), plan.seed);
+    let mut lines = vec![plan.recipe.text.clone(), settings];
+    for place in plan.models.iter().flat_map(places).chain(plan.fishers.iter().flat_map(|fishers| fishers.paths())) {
+        lines.push(state_of(place)?);
+    }
+    Ok(lines)
 }
 
 /// Where the files of a model and of its adapter are.
 fn places(model: &Model) -> impl Iterator<Item = &Path> {
     [model.dir.as_path()].into_iter().chain(model.changes.as_ref().map(Changes::path))
-}
-
-/// Sizes and times of the files in a directory, or of a file.
-fn files_of(dir: &Path) -> Result<Value> {
-    let io = |e| Error::io(dir, e);
-    let mut files = Vec::new();
-    let mut paths = vec![dir.to_path_buf()];
-    if dir.is_dir() {
-        paths = fs::read_dir(dir).map_err(io)?.map(|entry| entry.map(|entry| entry.path()).map_err(io)).collect::<Result<_>>()?;
-    }
-    for path in paths {
-        let metadata = fs::metadata(&path).map_err(|e| Error::io(&path, e))?;
-        if metadata.is_file() {
-            let changed = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            files.push((name, metadata.len(), changed.map_or(0, |time| time.as_millis() as u64)));
-        }
-    }
-    files.sort();
-    Ok(json!({ "dir": dir.canonicalize().map_err(io)?, "files": files }))
-}
-
-/// A recipe cannot be made from what it makes.
-fn refuse_input(plan: &Plan, target: &Path) -> Result<()> {
-    let Ok(target) = target.canonicalize() else { return Ok(()) };
-    let is_target = |path: &Path| path.canonicalize().is_ok_and(|path| path == target);
-    let input = plan.models.iter().find(|model| places(model).any(is_target));
-    match input {
-        Some(model) => Err(Error::InvalidConfig(format!("{} is a model of the recipe; write the result to another directory", model.name))),
-        None => Ok(()),
-    }
 }

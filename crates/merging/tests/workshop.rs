@@ -53,14 +53,13 @@ fn an_interrupted_merge_goes_on_with_the_files_that_are_complete() {
     let waiting = place.path().join(".merged.merging");
 
     // What a killed run leaves: complete files, and one that was being written.
-    let workshop = Workshop::open(&plan, &out, false, 8000).unwrap();
     let shards: Vec<String> = plan.shards(8000).unwrap().into_iter().map(|shard| shard.name).collect();
     assert!(shards.len() > 3, "{shards:?}");
-    for name in &shards[..2] {
-        std::fs::copy(whole.join(name), waiting.join(name)).unwrap();
+    leave(&plan, &out, 8000);
+    for name in &shards[2..] {
+        std::fs::remove_file(waiting.join(name)).unwrap();
     }
-    std::fs::write(waiting.join(".tmpAbC"), "half").unwrap();
-    drop(workshop);
+    std::fs::write(waiting.join(".model-00003-of-00009.safetensors.partial-1-AbCdEf"), "half").unwrap();
 
     let finished = write(&plan, &out, 8000);
     assert_eq!(finished.kept, 2);
@@ -76,10 +75,80 @@ fn files_of_another_recipe_are_not_kept() {
     let place = tempfile::tempdir().unwrap();
     let out = place.path().join("merged");
     let (one, other) = (fixture_plan("linear"), fixture_plan("linear_plain"));
-    let waiting = place.path().join(".merged.merging");
-    Workshop::open(&one, &out, false, 8000).unwrap();
-    one.write(&waiting, 8000, &|_| ()).unwrap();
+    leave(&one, &out, 8000);
     assert_eq!(write(&other, &out, 8000).kept, 0);
+}
+
+/// A merge up to its end, which does not come.
+fn leave(plan: &Plan, out: &Path, shard_bytes: u64) {
+    assert_eq!(Workshop::open(plan, out, false, shard_bytes).unwrap().compute(&|_| ()).unwrap(), 0);
+}
+
+/// Two recipes that make files of the same names and shapes: what one has left must not end in the result of the other.
+#[test]
+fn what_waits_is_kept_by_its_content_and_not_by_its_name() {
+    let place = tempfile::tempdir().unwrap();
+    let (one, other) = (fixture_plan("linear"), fixture_plan("ties"));
+    let (out, whole, strange) = (place.path().join("merged"), place.path().join("whole"), place.path().join("strange"));
+    write(&one, &whole, 8000);
+    write(&other, &strange, 8000);
+    leave(&one, &out, 8000);
+    let waiting = place.path().join(".merged.merging");
+    let names: Vec<String> = one.shards(8000).unwrap().into_iter().map(|shard| shard.name).collect();
+    let bytes = |dir: &Path, name: &str| std::fs::read(dir.join(name)).unwrap();
+    let (a, b) = (bytes(&whole, &names[0]), bytes(&strange, &names[0]));
+    assert!(a.len() == b.len() && a != b, "the recipes differ in numbers alone");
+
+    // A file of the other merge, one that is cut, and one with a changed number.
+    std::fs::write(waiting.join(&names[0]), b).unwrap();
+    let cut = bytes(&waiting, &names[1]);
+    std::fs::write(waiting.join(&names[1]), &cut[..cut.len() - 1]).unwrap();
+    let mut changed = bytes(&waiting, &names[2]);
+    *changed.last_mut().unwrap() ^= 1;
+    std::fs::write(waiting.join(&names[2]), changed).unwrap();
+    std::fs::create_dir(waiting.join("model-1")).unwrap();
+    assert_eq!(write(&one, &out, 8000).kept, names.len() - 3);
+    for name in &names {
+        assert_eq!(bytes(&out, name), bytes(&whole, name), "{name}");
+    }
+}
+
+#[test]
+fn an_input_that_has_changed_starts_a_merge_anew_also_if_size_and_date_are_the_same() {
+    let place = tempfile::tempdir().unwrap();
+    let model = |name: &str, seed: u32| checkpoint(&place.path().join(name), &[("w.weight", &[4], numbers(4, seed))]);
+    model("a", 1);
+    model("b", 2);
+    for name in ["a", "b"] {
+        std::fs::write(place.path().join(name).join("config.json"), "{}").unwrap();
+    }
+    let recipe = "merge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: 1}}]\n";
+    let out = place.path().join("out");
+    leave(&plan_in(place.path(), recipe).unwrap(), &out, 8000);
+    assert_eq!(Workshop::open(&plan_in(place.path(), recipe).unwrap(), &out, false, 8000).unwrap().compute(&|_| ()).unwrap(), 1);
+
+    let file = place.path().join("b/model.safetensors");
+    let date = std::fs::metadata(&file).unwrap().modified().unwrap();
+    model("b", 3);
+    std::fs::File::options().append(true).open(&file).unwrap().set_modified(date).unwrap();
+    assert_eq!(write(&plan_in(place.path(), recipe).unwrap(), &out, 8000).kept, 0);
+}
+
+#[test]
+fn two_merges_cannot_write_to_one_place() {
+    let place = tempfile::tempdir().unwrap();
+    let out = place.path().join("merged");
+    let plan = fixture_plan("linear");
+    let first = Workshop::open(&plan, &out, false, 8000).unwrap();
+    let error = Workshop::open(&plan, &out, true, 8000).unwrap_err().to_string();
+    assert!(error.contains(&format!("is being written by process {} (", std::process::id())), "{error}");
+    first.run(&|_| ()).unwrap();
+    write_again(&plan, &out);
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1, "nothing is left beside the result");
+}
+
+fn write_again(plan: &Plan, out: &Path) {
+    Workshop::open(plan, out, true, 8000).unwrap().run(&|_| ()).unwrap();
 }
 
 #[test]
@@ -91,15 +160,21 @@ fn an_output_with_content_is_kept_unless_it_is_to_be_replaced() {
     std::fs::write(out.join("mine"), "").unwrap();
     let error = Workshop::open(&plan, &out, false, 1 << 30).unwrap_err().to_string();
     assert!(error.contains("exists already"), "{error}");
-    Workshop::open(&plan, &out, true, 1 << 30).unwrap().run(&|_| ()).unwrap();
-    assert!(!out.join("mine").exists() && out.join("model.safetensors").exists());
+    let error = Workshop::open(&plan, &out, true, 1 << 30).unwrap_err().to_string();
+    assert!(error.contains("holds files that peft has not written there (mine)"), "{error}");
+    std::fs::remove_file(out.join("mine")).unwrap();
+    write_again(&plan, &out);
+    std::fs::write(out.join("mine"), "").unwrap();
+    let error = Workshop::open(&plan, &out, true, 1 << 30).unwrap_err().to_string();
+    assert!(error.contains("(mine)"), "{error}");
+    assert!(out.join("mine").exists() && out.join("model.safetensors.index.json").exists());
 }
 
 #[test]
 fn a_recipe_cannot_be_made_from_its_own_result() {
     let plan = fixture_plan("linear");
     let error = Workshop::open(&plan, &fixtures().join("models/b"), true, 1 << 30).unwrap_err().to_string();
-    assert!(error.contains("b is a model of the recipe"), "{error}");
+    assert!(error.contains("is a model of the recipe (") && error.contains("b), "), "{error}");
 }
 
 #[test]

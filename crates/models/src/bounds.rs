@@ -35,10 +35,10 @@ pub(crate) fn positive(key: &str, value: f64) -> Result<f64, String> {
 
 pub(crate) fn dtype(name: &str) -> Result<DType, String> {
     match name.trim_start_matches("torch.") {
-        "float64" => Ok(DType::F64),
-        "float32" => Ok(DType::F32),
+        "float64" | "double" => Ok(DType::F64),
+        "float32" | "float" => Ok(DType::F32),
         "bfloat16" => Ok(DType::BF16),
-        "float16" => Ok(DType::F16),
+        "float16" | "half" => Ok(DType::F16),
         _ => Err(format!("dtype `{name}` is not supported; supported: `float64`, `float32`, `bfloat16`, `float16`")),
     }
 }

@@ -20,12 +20,13 @@
 mod bounds;
 pub mod decoder;
 pub mod encoder;
+mod fields;
 mod load;
 mod save;
 
 pub use decoder::{CausalLm, DecoderConfig, KvCache};
 pub use encoder::{Encoder, EncoderConfig, SequenceClassifier, TokenClassifier};
-pub use save::{weights, write_weights};
+pub use save::{stored_dtype, weights, write_weights};
 
 /// Whether the checkpoint in `dir` is an encoder, to go by its `config.json`.
 pub fn is_encoder(dir: impl AsRef<std::path::Path>) -> bool {

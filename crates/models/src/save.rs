@@ -2,7 +2,7 @@
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Tensor};
-use peft_core::files::{TensorSource, pytorch_metadata, write_checkpoint};
+use peft_core::files::{Dtype, TensorInfo, TensorSource, pytorch_metadata, write_checkpoint};
 use peft_core::{Result, Site, sites};
 use std::collections::HashMap;
 use std::path::Path;
@@ -25,22 +25,42 @@ pub fn write_weights<M: Module>(model: &M, dir: &Path, dtype_of: impl Fn(&str) -
 ///
 /// # Errors
 /// [`Error::InvalidConfig`](peft_core::Error::InvalidConfig) for a type that a checkpoint cannot hold.
-pub fn weights<M: Module>(model: &M, dtype_of: impl Fn(&str) -> DType) -> Result<Vec<TensorSource<'static>>> {
+pub fn weights<'a, M: Module>(model: &M, dtype_of: impl Fn(&str) -> DType) -> Result<Vec<TensorSource<'a>>> {
     let sites = sites(model).into_iter().map(|site| (site.path(), site)).collect();
     let mut collect = Collect { sites, dtype_of, path: Vec::new(), sources: Ok(Vec::new()) };
     model.visit(&mut collect);
     collect.sources
 }
 
-struct Collect<F> {
+/// The type that a checkpoint's tensor has, as a tensor type of Burn; f32 for others.
+pub fn stored_dtype(info: Option<&TensorInfo>) -> DType {
+    match info.map(|info| info.dtype) {
+        Some(Dtype::BF16) => DType::BF16,
+        Some(Dtype::F16) => DType::F16,
+        Some(Dtype::F64) => DType::F64,
+        _ => DType::F32,
+    }
+}
+
+/// What torch calls a type; [`write_weights`] refuses all others.
+pub(crate) fn dtype_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F64 => "float64",
+        DType::F16 => "float16",
+        DType::BF16 => "bfloat16",
+        _ => "float32",
+    }
+}
+
+struct Collect<'a, F> {
     /// The model's own parameters by path; an adapter's tensors are not among them.
     sites: HashMap<String, Site>,
     dtype_of: F,
     path: Vec<String>,
-    sources: Result<Vec<TensorSource<'static>>>,
+    sources: Result<Vec<TensorSource<'a>>>,
 }
 
-impl<F: Fn(&str) -> DType> ModuleVisitor for Collect<F> {
+impl<F: Fn(&str) -> DType> ModuleVisitor for Collect<'_, F> {
     fn enter_module(&mut self, name: &str, _: &str) {
         self.path.push(name.into());
     }
@@ -66,7 +86,7 @@ mod tests {
     use super::*;
     use crate::{CausalLm, DecoderConfig};
     use burn::tensor::{TensorData, Tolerance};
-    use peft_core::files::{Checkpoint, Dtype, INDEX_FILE};
+    use peft_core::files::{Checkpoint, INDEX_FILE};
 
     const CONFIG: &str = r#"{"model_type": "llama", "vocab_size": 11, "hidden_size": 8, "intermediate_size": 12,
         "num_hidden_layers": 2, "num_attention_heads": 2, "tie_word_embeddings": false}"#;

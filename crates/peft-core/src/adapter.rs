@@ -230,6 +230,11 @@ pub fn as_type<const D: usize>(tensor: Tensor<D>, dtype: DType) -> Tensor<D> {
     }
 }
 
+/// Whether all numbers of a tensor are finite. A plain sum would not tell: it can overflow, and infinities cancel each other.
+pub(crate) fn is_finite<const D: usize>(tensor: &Tensor<D>) -> bool {
+    as_type(tensor.clone() * 0.0, DType::F32).sum().into_scalar::<f32>() == 0.0
+}
+
 /// An adapter of any type. Clones share it until one of them changes.
 #[derive(Clone, Debug)]
 pub struct AnyAdapter(pub(crate) Arc<dyn DynAdapter>);

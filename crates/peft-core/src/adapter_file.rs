@@ -1,17 +1,16 @@
 //! Adapters on disk, as HF PEFT keeps them: `adapter_config.json` and `adapter_model.safetensors`.
 
-use crate::adapter::{Adapter, Stored};
+use crate::adapter::Stored;
+use crate::base_tensors::settle;
 use crate::files::{Checkpoint, TensorSource, pytorch_metadata, tensor_bytes, write_atomic, write_safetensors};
-use crate::replacement::Replacement;
-use crate::site::{Site, sites};
-use crate::slot::matricise;
+use crate::hf::{Key, PREFIX, Part, SHARED_PREFIX, canonical};
 use crate::slots::{adapters_named, edit_slots};
 use crate::{Error, Result};
-use burn::module::{Module, ModuleVisitor, Param, ParamId};
+use burn::module::Module;
 use burn::tensor::{DType, Tensor, TensorData};
 use serde_json::Value;
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 /// Name of the configuration file.
@@ -19,13 +18,8 @@ pub const CONFIG_FILE: &str = "adapter_config.json";
 /// Name of the tensor file.
 pub const TENSOR_FILE: &str = "adapter_model.safetensors";
 
-/// What HF PEFT writes before a module's path.
-const PREFIX: &str = "base_model.model.";
-/// What it writes before the name of a tensor that all sites share.
-const SHARED_PREFIX: &str = "base_model.";
-
 /// The key in the file for what a parameter's adapter stores under `name`.
-fn key(parameter: &str, name: &str) -> String {
+pub(crate) fn key(parameter: &str, name: &str) -> String {
     match name.strip_prefix('/') {
         Some(shared) => format!("{SHARED_PREFIX}{shared}"),
         None => {
@@ -50,11 +44,6 @@ pub fn save_adapter<M: Module>(model: &M, name: &str, config: &Value, dir: &Path
             tensors.entry(key(parameter, &stored.name)).or_insert(stored);
         }
     }
-    for (key, stored) in &tensors {
-        if !stored.values.clone().sum().into_scalar::<f32>().is_finite() {
-            return Err(Error::NonFinite { what: key.clone() });
-        }
-    }
     let sources = tensors.into_iter().map(|(key, Stored { shape, values, .. })| {
         let bytes = move || tensor_bytes(values, DType::F32).map(Cow::Owned);
         TensorSource::new(key, safetensors::Dtype::F32, &shape, bytes)
@@ -67,117 +56,93 @@ pub fn save_adapter<M: Module>(model: &M, name: &str, config: &Value, dir: &Path
 /// Give the adapter called `name`, attached to the model beforehand, the values of the tensor file in `dir`.
 ///
 /// # Errors
-/// [`Error::AdapterFile`] for the first tensor that is missing, has another shape than the model needs, belongs to no module of the model,
-/// or is a copy of a base weight that has other values in the model. The model is dropped then: pass a clone to keep it.
+/// As [`load_tensors_from`].
 pub fn load_tensors<M: Module>(model: M, name: &str, dir: &Path) -> Result<M> {
     load_tensors_from(model, name, &Checkpoint::open_file(&dir.join(TENSOR_FILE))?)
 }
 
 /// The same with the tensors of an open file, or of one that is only in memory.
 ///
+/// As in HF PEFT, tensors of modules that have no adapter of this name are left out, with a warning, and a parameter of the base that
+/// the file holds takes the place of the model's own: it then belongs to the base and no longer to the adapter. A bias that is trained
+/// and that the file lacks stays as it is.
+///
 /// # Errors
-/// Those of [`load_tensors`].
+/// [`Error::AdapterFile`] for the first tensor that is missing, has another shape than the model needs, or belongs to no module of the
+/// model; [`Error::Tensor`] for one that does not fit the configuration; [`Error::NonFinite`]. The model is dropped then: pass a clone
+/// to keep it.
 pub fn load_tensors_from<M: Module>(model: M, name: &str, file: &Checkpoint) -> Result<M> {
-    let mut used: HashSet<String> = HashSet::new();
-    let mut shared: HashMap<String, Tensor<1>> = HashMap::new();
-    let mut error = None;
+    let file = &canonical(file)?;
     let device = model.devices().into_iter().next().unwrap_or_default();
+    let mut reader = Reader { file, device, used: HashSet::new(), shared: HashMap::new() };
+    let mut error = None;
     let model = edit_slots(model, |parameter, slot| {
         let Some(adapter) = slot.get_mut(name) else { return };
-        if error.is_some() {
-            return;
-        }
-        let mut read = |stored: &str, shape: &[usize]| -> Result<Tensor<1>> {
-            let key = key(parameter, stored);
-            if let Some(tensor) = shared.get(&key) {
-                return Ok(tensor.clone());
-            }
-            let found = file.info(&key).map_or("nothing".into(), |info| format!("{:?}", info.shape));
-            let expected = format!("{shape:?}");
-            if found != expected {
-                return Err(Error::AdapterFile { file: file.path().into(), key, expected, found });
-            }
-            let values = file.f32s(&key)?;
-            let count = values.len();
-            let tensor = Tensor::from_data(TensorData::new(values, [count]), &device);
-            used.insert(key.clone());
-            if stored.starts_with('/') {
-                shared.insert(key, tensor.clone());
-            }
-            Ok(tensor)
-        };
-        if let Err(e) = adapter.import(&mut read) {
-            error = Some(e);
+        let is_absent_bias =
+            parameter.ends_with("bias") && ["bias", "base_layer.bias"].iter().all(|name| !file.contains(&key(parameter, name)));
+        if error.is_none() && !is_absent_bias {
+            error = adapter.import(&mut |stored, shape| reader.read(parameter, stored, shape)).err();
         }
     });
-    if let Some(error) = error {
-        return Err(error);
+    match error {
+        Some(error) => Err(error),
+        None => settle(model, file, &reader.used),
     }
-    let left = file.keys().filter(|key| !used.contains(*key)).map(String::from).collect();
-    check_copies(&model, file, left)?;
-    Ok(model)
 }
 
-/// Check the tensors that belong to no adapter: HF PEFT adds an unchanged copy of an embedding to the file if the embedding is adapted,
-/// and loads it into the base. A copy that equals the model's own weight is passed over, anything else is an error.
-fn check_copies<M: Module>(model: &M, file: &Checkpoint, mut left: BTreeSet<String>) -> Result<()> {
-    struct Compare<'a> {
-        file: &'a Checkpoint,
-        sites: HashMap<ParamId, Site>,
-        left: &'a mut BTreeSet<String>,
-        error: Option<Error>,
-    }
-    impl ModuleVisitor for Compare<'_> {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let Some(site) = self.sites.get(&param.id).filter(|site| site.field == "weight") else { return };
-            for name in ["base_layer.weight", "weight"] {
-                let key = key(&site.path(), name);
-                if self.left.remove(&key)
-                    && let Err(error) = check_copy(self.file, key, site, matricise(param.base()))
-                {
-                    self.error.get_or_insert(error);
-                }
-            }
+/// Reads the tensors that adapters ask for.
+struct Reader<'a> {
+    file: &'a Checkpoint,
+    device: burn::tensor::Device,
+    used: HashSet<String>,
+    shared: HashMap<String, Tensor<1>>,
+}
+
+impl Reader<'_> {
+    fn read(&mut self, parameter: &str, stored: &str, shape: &[usize]) -> Result<Tensor<1>> {
+        let key = key(parameter, stored);
+        if let Some(tensor) = self.shared.get(&key) {
+            return Ok(tensor.clone());
         }
+        match self.file.info(&key) {
+            Some(info) if info.shape == shape => {}
+            info => return Err(self.mismatch(key, shape, info.map(|info| info.shape.as_slice()))),
+        }
+        let values = self.file.f32s(&key)?;
+        let count = values.len();
+        let tensor = Tensor::from_data(TensorData::new(values, [count]), &self.device);
+        self.used.insert(key.clone());
+        if stored.starts_with('/') {
+            self.shared.insert(key, tensor.clone());
+        }
+        Ok(tensor)
     }
-    let sites = sites(model).into_iter().map(|site| (site.id, site)).collect();
-    let mut compare = Compare { file, sites, left: &mut left, error: None };
-    if !compare.left.is_empty() {
-        model.visit(&mut compare);
-    }
-    if let Some(error) = compare.error {
-        return Err(error);
-    }
-    match left.pop_first() {
-        Some(key) => Err(Error::AdapterFile {
-            file: file.path().into(),
-            expected: "no such tensor for this model and configuration".into(),
-            found: file.info(&key).map_or("nothing".into(), |info| format!("{:?}", info.shape)),
-            key,
-        }),
-        None => Ok(()),
-    }
-}
 
-/// Check that the tensor `key` of the file is the weight that the model has at `site`.
-fn check_copy(file: &Checkpoint, key: String, site: &Site, weight: Tensor<2>) -> Result<()> {
-    let error = |key: String, expected: String, found: String| Err(Error::AdapterFile { file: file.path().into(), key, expected, found });
-    let stored_as = weight.dtype();
-    let own = Replacement::new(site, weight, "weight").export().remove(0);
-    let found = file.info(&key).map_or("nothing".into(), |info| format!("{:?}", info.shape));
-    if found != format!("{:?}", own.shape) {
-        return error(key, format!("{:?}", own.shape), found);
-    }
-    let values = file.f32s(&key)?;
-    let count = values.len();
-    let mut copy = Tensor::<1>::from_data(TensorData::new(values, [count]), &own.values.device());
-    if matches!(stored_as, DType::F16 | DType::BF16) {
-        // The model may have been loaded with fewer bits than the copy has.
-        copy = copy.cast(stored_as).cast(DType::F32);
-    }
-    let difference = (copy - own.values).abs().max().into_scalar::<f32>();
-    match difference <= 1e-6 {
-        true => Ok(()),
-        false => error(key, "the values of the base model".into(), format!("values that differ by up to {difference:e}")),
+    /// What is wrong with a tensor that should have this shape: the configuration, where the module is there otherwise, or the base.
+    fn mismatch(&self, key: String, expected: &[usize], found: Option<&[usize]>) -> Error {
+        let file = self.file.path().into();
+        let said = |shape: &[usize]| format!("{shape:?}");
+        let Some(found) = found else {
+            let parsed = Key::parse(&key);
+            let beside = parsed.as_ref().is_some_and(|parsed| match parsed.part {
+                Part::Adapter(_) => self.file.keys().any(|other| other.starts_with(&format!("{PREFIX}{}.", parsed.module))),
+                _ => true,
+            });
+            let (expected, found) = (said(expected), "nothing".to_owned());
+            return match beside {
+                true => Error::Tensor { file, key, expected, found: format!("nothing, where {CONFIG_FILE} says that the adapter has it") },
+                false => Error::AdapterFile { file, key, expected, found },
+            };
+        };
+        let differing = expected.iter().zip(found).enumerate().filter(|(_, (a, b))| a != b).map(|(axis, _)| axis).collect::<Vec<_>>();
+        let of_rank = if key.ends_with("lora_A.weight") || key.ends_with("lora_embedding_A") { 0 } else { 1 };
+        let (expected, shape) = (said(expected), said(found));
+        match key.contains(".lora_") && found.len() == 2 && differing == [of_rank] {
+            true => {
+                let found = format!("{shape}; {CONFIG_FILE} gives the module another rank than the tensor has");
+                Error::Tensor { file, key, expected, found }
+            }
+            false => Error::AdapterFile { file, key, expected, found: shape },
+        }
     }
 }

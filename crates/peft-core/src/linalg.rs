@@ -38,10 +38,10 @@ pub fn randomized_svd(matrix: Tensor<2>, k: usize, iterations: usize, rng: &mut 
     let width = (k + OVERSAMPLING).min(m).min(n);
     let a = to_host(matrix);
     let probe = to_host(crate::seed::normal([n, width], 1.0, rng, &device.clone().without_autodiff()));
-    let mut q = orthonormal(&(&a * &probe));
+    let mut q = basis(&(&a * &probe));
     for _ in 0..iterations {
-        let z = orthonormal(&(a.transpose() * &q));
-        q = orthonormal(&(&a * &z));
+        let z = basis(&(a.transpose() * &q));
+        q = basis(&(&a * &z));
     }
     let small = q.transpose() * &a;
     let svd = small.thin_svd().map_err(|_| Error::NonFinite { what: "singular value decomposition".into() })?;
@@ -75,8 +75,20 @@ fn truncated(u: MatRef<f32>, s: Vec<f32>, v: MatRef<f32>, k: usize, device: &Dev
     })
 }
 
-/// An orthonormal basis of the columns.
-fn orthonormal(matrix: &Mat<f32>) -> Mat<f32> {
+/// An orthonormal basis of the columns of `matrix: [m, k]`, one column after the other, `[m, k]` for `k ≤ m`.
+///
+/// # Errors
+/// [`Error::NonFinite`] if the matrix is not finite.
+pub fn orthonormal(matrix: Tensor<2>) -> Result<Tensor<2>> {
+    let device = matrix.device();
+    let basis = basis(&to_host(matrix));
+    match (0..basis.ncols()).all(|j| basis.col(j).iter().all(|x| x.is_finite())) {
+        true => Ok(to_device(basis.as_ref(), &device)),
+        false => Err(Error::NonFinite { what: "orthonormal basis".into() }),
+    }
+}
+
+fn basis(matrix: &Mat<f32>) -> Mat<f32> {
     matrix.qr().compute_thin_Q()
 }
 

@@ -7,7 +7,7 @@ use crate::slot::{Slot, matricise};
 use crate::slots::{Edit, attach_slots, edit_model, unmerge_first};
 use crate::summary::Summary;
 use crate::tap::{Needs, Statistics};
-use crate::targets::{Targets, nearest};
+use crate::targets::{Miss, Targets};
 use crate::{Error, Result};
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
@@ -110,16 +110,25 @@ pub fn adapt<M: Module>(model: M, method: &dyn Method, context: &Context) -> Res
     let model = unmerge_first(model);
     let all = sites(&model);
     let extras = method.extras();
-    let saved = saved_parameters(&all, &extras.modules_to_save)?;
+    let saved = saved_parameters(&all, &extras.modules_to_save, context.from_file)?;
     // As in HF PEFT, a module that is trained as a whole gets no adapter even if it matches.
     let is_saved = |site: &Site| saved.iter().any(|s| s.id == site.id);
     let selected = match method.targets() {
-        Some(targets) => targets.select(&all, |site| method.accepts(site) && !is_saved(site))?,
+        Some(targets) => {
+            let selected = targets.select(&all, |site| method.accepts(site) && !is_saved(site))?;
+            let candidates: Vec<&str> =
+                all.iter().filter(|site| site.is_weight() && method.accepts(site)).map(|site| site.module.as_str()).collect();
+            tell_misses(targets.misses(&candidates)?, context.from_file)?;
+            selected
+        }
         None => Vec::new(),
     };
     let replaced = replaced_parameters(&all, &selected, saved, extras.bias);
     if selected.is_empty() && replaced.is_empty() {
         return Err(Error::InvalidConfig(format!("{} finds nothing to train in this model", method.name())));
+    }
+    if extras.bias == Biases::All && !context.from_file && !all.iter().any(|site| site.field == "bias") {
+        tracing::warn!("bias: `all` matches nothing: this model has no biases");
     }
     let builder = method.builder(&selected, context)?;
     let by_path = |sites: &[&Site]| sites.iter().map(|site| (site.path(), (*site).clone())).collect::<HashMap<_, _>>();
@@ -139,6 +148,17 @@ pub fn adapt<M: Module>(model: M, method: &dyn Method, context: &Context) -> Res
     }
     let summary = Summary::of(&model);
     Ok((model, summary))
+}
+
+/// A name that was asked for and is not there is an error; settings that narrow the selection, and files, are only warned of.
+fn tell_misses(misses: Vec<Miss>, from_file: bool) -> Result<()> {
+    for miss in misses {
+        if miss.setting == "target_modules" && !from_file {
+            return Err(Error::NoTargetFound { patterns: vec![miss.entry], nearest: miss.nearest });
+        }
+        tracing::warn!("{miss}");
+    }
+    Ok(())
 }
 
 struct Attach<'a> {
@@ -178,13 +198,16 @@ impl Edit for Attach<'_> {
     }
 }
 
-/// The parameters of the modules whose paths end with one of `entries`, in the model's order.
-fn saved_parameters<'a>(all: &'a [Site], entries: &[String]) -> Result<Vec<&'a Site>> {
-    for entry in entries {
-        if !all.iter().any(|site| is_inside(&site.module, entry)) {
-            let patterns = vec![entry.clone()];
-            let nearest = nearest(&patterns, all.iter().map(|site| site.module.as_str()));
-            return Err(Error::NoTargetFound { patterns, nearest });
+/// The parameters of the modules whose paths end with one of `entries`, in the model's order. An entry of a file may match nothing.
+fn saved_parameters<'a>(all: &'a [Site], entries: &[String], from_file: bool) -> Result<Vec<&'a Site>> {
+    for entry in entries.iter().filter(|entry| !all.iter().any(|site| is_inside(&site.module, entry))) {
+        let miss = Miss::new("modules_to_save", entry, all.iter().map(|site| site.module.as_str()));
+        if !from_file {
+            return Err(Error::NoTargetFound { patterns: vec![miss.entry], nearest: miss.nearest });
+        }
+        // HF PEFT names both in the file of every classifier of texts.
+        if !matches!(entry.as_str(), "classifier" | "score") {
+            tracing::warn!("{miss}");
         }
     }
     Ok(all.iter().filter(|site| entries.iter().any(|entry| is_inside(&site.module, entry))).collect())
@@ -208,8 +231,8 @@ fn replaced_parameters<'a>(all: &'a [Site], selected: &[&Site], saved: Vec<&'a S
     replaced
 }
 
-/// Whether the path of `module`, or of a module that it lies in, ends with `entry`.
-fn is_inside(module: &str, entry: &str) -> bool {
+/// Whether the path of `module`, or of a module that it lies in, ends with `entry`: whether `modules_to_save` names it.
+pub fn is_inside(module: &str, entry: &str) -> bool {
     let ends = module.match_indices('.').map(|(i, _)| i).chain([module.len()]);
     ends.into_iter().any(|end| module[..end].ends_with(entry))
 }

@@ -15,6 +15,19 @@ pub fn begin(seed: u64) {
     NEXT.set(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
 }
 
+/// Run `work` with this thread's sequence started at `seed`, and go on with the sequence as it was.
+pub fn within<R>(seed: u64, work: impl FnOnce() -> R) -> R {
+    struct Back(u64);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            NEXT.set(self.0);
+        }
+    }
+    let _back = Back(NEXT.get());
+    begin(seed);
+    work()
+}
+
 /// The next seed of this thread's sequence.
 pub fn next() -> u64 {
     NEXT.set(NEXT.get().wrapping_add(1));
@@ -59,6 +72,17 @@ mod tests {
         assert_eq!(draw(1, "a.b"), draw(1, "a.b"));
         assert_ne!(draw(1, "a.b"), draw(2, "a.b"));
         assert_ne!(draw(1, "a.b"), draw(1, "a.c"));
+    }
+
+    #[test]
+    fn a_sequence_within_another_leaves_it_as_it_was() {
+        let (outer, inner) = (|| (next(), next()), || within(7, || (next(), next())));
+        begin(3);
+        let (expected, first) = (outer(), inner());
+        begin(3);
+        let a = next();
+        assert_eq!(inner(), first);
+        assert_eq!((a, next()), expected);
     }
 
     #[test]

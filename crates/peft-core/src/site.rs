@@ -51,7 +51,7 @@ impl Site {
 
     /// Whether this belongs to the projection to the output vocabulary or classes, which `all-linear` leaves out.
     pub fn is_output_head(&self) -> bool {
-        self.module.split('.').any(|name| matches!(name, "lm_head" | "classifier" | "score"))
+        crate::targets::is_output_head(&self.module)
     }
 }
 

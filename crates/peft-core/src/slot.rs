@@ -1,6 +1,6 @@
 //! The home of adapters on one parameter.
 
-use crate::adapter::{AnyAdapter, Base, as_type, blend};
+use crate::adapter::{AnyAdapter, Base, as_type, blend, is_finite};
 use crate::erased::Stack;
 use crate::scope::{Scope, groups};
 use crate::{Error, Result};
@@ -192,7 +192,7 @@ impl Slot {
     /// Put the active adapters into the weight. Gives the merged weight, or nothing if there is nothing to merge.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] if the merged weight is not finite; the slot is unchanged then.
+    /// [`Error::NonFinite`] if the merged weight is not finite in the type that it is stored in; the slot is unchanged then.
     pub(crate) fn merge(&mut self, base: Tensor<2>, site: &str) -> Result<Option<Tensor<2>>> {
         if self.merged.is_some() {
             tracing::warn!("{site}: the adapters are merged already");
@@ -206,14 +206,15 @@ impl Slot {
         let stored = base.dtype();
         let exact = as_type(base.clone(), DType::F32);
         let merged = self.weight(exact.clone()).detach();
-        if !merged.clone().sum().into_scalar::<f32>().is_finite() {
+        let rounded = as_type(merged.clone(), stored);
+        if !is_finite(&rounded) {
             return Err(Error::NonFinite { what: site.into() });
         }
         let probe = Tensor::zeros([1, merged.dims()[0]], &merged.device());
         let subtractable = stored == DType::F32 && chain.iter().all(|(adapter, _)| adapter.0.delta(probe.clone()).is_some());
         let original = (!subtractable).then_some(base);
         self.merged = Some(Merged { original, bias: None });
-        Ok(Some(as_type(merged, stored)))
+        Ok(Some(rounded))
     }
 
     /// The bias that goes with the merged weight; remembers the original.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{DType, Tensor, TensorData, bf16, f16};
 use peft_core::device::host;
 use peft_core::files::{
-    Checkpoint, Dtype, Metadata, OutputDir, TensorSource, pytorch_metadata, read_json, read_text, tensor_bytes, write_atomic,
+    Checkpoint, Dtype, Inputs, Metadata, OutputDir, TensorSource, pytorch_metadata, read_json, read_text, tensor_bytes, write_atomic,
     write_checkpoint, write_safetensors,
 };
 use peft_core::{Error, Result};
@@ -17,6 +17,9 @@ use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use safetensors::tensor::TensorView;
 use tempfile::TempDir;
+
+#[path = "files/outputs.rs"]
+mod outputs;
 
 /// A safetensors file with this header, right or wrong, and this data.
 fn raw(header: &str, data: &[u8]) -> Vec<u8> {
@@ -375,6 +378,82 @@ mod reading {
     }
 
     #[test]
+    fn what_is_no_number_is_named_by_every_reader_and_writer() {
+        let dir = dir();
+        let path = dir.path().join("bad.safetensors");
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let numbers = f32_bytes(&[1.0, bad, 2.0]);
+            let halves: Vec<u8> = [1.0, bad, 2.0].iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect();
+            let header =
+                r#"{"w":{"dtype":"F32","shape":[3],"data_offsets":[0,12]},"h":{"dtype":"F16","shape":[3],"data_offsets":[12,18]}}"#;
+            fs::write(&path, raw(header, &[numbers.clone(), halves].concat())).unwrap();
+            let checkpoint = Checkpoint::open_file(&path).unwrap();
+            for key in ["w", "h"] {
+                let wanted = format!("tensor `{key}`: not a finite number");
+                assert_eq!(message(checkpoint.f32s(key), &path), wanted);
+                assert_eq!(message(checkpoint.read_f32s(key, 0, &mut [0.0; 3]), &path), wanted);
+                assert_eq!(message(checkpoint.float(key, [3], Some(DType::F32), &host()), &path), wanted);
+                let copy = TensorSource::from_checkpoint(&checkpoint, key).unwrap();
+                assert_eq!(message(write_safetensors(&dir.path().join("copy"), [copy], &Metadata::new()), &path), wanted);
+            }
+            // What is not asked for is not looked at.
+            checkpoint.read_f32s("w", 2, &mut [0.0]).unwrap();
+            let error =
+                write_safetensors(&dir.path().join("new"), [source("w", Dtype::F32, &[3], &numbers)], &Metadata::new()).unwrap_err();
+            assert_eq!(error.to_string(), "tensor `w` for new, rounded to F32: not a finite number");
+        }
+        assert_eq!(names(dir.path()), ["bad.safetensors"], "nothing is written");
+    }
+
+    #[test]
+    fn what_rounding_makes_infinite_is_no_number_either() {
+        let dir = dir();
+        let path = dir.path().join("large.safetensors");
+        let (fits, large) = (f32_bytes(&[65519.0, -1.0]), f32_bytes(&[65520.0, -1.0]));
+        let tensors = [source("fits", Dtype::F32, &[2], &fits), source("large", Dtype::F32, &[2], &large)];
+        write_safetensors(&path, tensors, &Metadata::new()).unwrap();
+        let checkpoint = Checkpoint::open_file(&path).unwrap();
+        let read = |key: &str| checkpoint.float::<1>(key, [2], Some(DType::F16), &host());
+        if host().supports_dtype(DType::F16) {
+            assert_eq!(read("fits").unwrap().into_data_dtype(DType::F32), TensorData::from([65504.0f32, -1.0]));
+            let said = "tensor `large`, rounded to F16, whose largest number is 65504: not a finite number";
+            assert_eq!(message(read("large"), &path), said);
+        }
+        let tensor = checkpoint.float::<1>("large", [2], None, &host()).unwrap();
+        for (dtype, fails) in [(DType::F32, false), (DType::BF16, false), (DType::F16, true)] {
+            let sources = [TensorSource::from_tensor("large", tensor.clone(), dtype).unwrap()];
+            let written = write_checkpoint(dir.path(), sources, u64::MAX, &Metadata::new());
+            assert_eq!(written.is_err(), fails, "{dtype:?}");
+            if let Err(error) = written {
+                assert!(error.to_string().starts_with("tensor `large` for model.safetensors, rounded to F16"), "{error}");
+            }
+        }
+        assert_eq!(Checkpoint::open(dir.path()).unwrap().info("large").unwrap().dtype, Dtype::BF16, "the last that could be written");
+    }
+
+    #[test]
+    fn tensors_are_equal_by_their_numbers() {
+        let dir = dir();
+        let (a, b) = (f32_bytes(&[0.5, 0.0]), f32_bytes(&[0.5, -0.0]));
+        let half: Vec<u8> = [0.5f32, 0.0].iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect();
+        let other = f32_bytes(&[0.5, 1e-9]);
+        let tensors = [
+            source("a", Dtype::F32, &[2], &a),
+            source("zero", Dtype::F32, &[2], &b),
+            source("half", Dtype::BF16, &[2], &half),
+            source("other", Dtype::F32, &[2], &other),
+            source("column", Dtype::F32, &[2, 1], &a),
+            source("ids", Dtype::I64, &[1], &a),
+        ];
+        write_checkpoint(dir.path(), tensors, u64::MAX, &Metadata::new()).unwrap();
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        for (key, equal) in [("a", true), ("zero", true), ("half", true), ("other", false), ("column", false)] {
+            assert_eq!(checkpoint.are_equal("a", key).unwrap(), equal, "{key}");
+        }
+        assert!(checkpoint.are_equal("a", "ids").is_err() && checkpoint.are_equal("absent", "a").is_err());
+    }
+
+    #[test]
     fn a_missing_tensor_names_the_three_nearest() {
         let (_dir, checkpoint) = checkpoint();
         let message = message(checkpoint.float("model.w.f32", [2, 2], None, &host()), checkpoint.path());
@@ -625,7 +704,7 @@ mod writing {
         let ours = dir.path().join("ours");
         write_atomic(&ours, b"").unwrap();
         assert_eq!(mode(&ours), mode(&plain));
-        let ours = OutputDir::create(&dir.path().join("out"), false).unwrap().commit().unwrap();
+        let ours = OutputDir::create(&dir.path().join("out"), false, &Inputs::none()).unwrap().commit().unwrap();
         assert_eq!(mode(&ours), mode(&plain_dir));
     }
 }
@@ -642,7 +721,7 @@ mod output_directories {
     fn a_directory_appears_with_commit_and_not_before() {
         let dir = dir();
         let path = dir.path().join("parent/out");
-        let out = OutputDir::create(&path, false).unwrap();
+        let out = OutputDir::create(&path, false, &Inputs::none()).unwrap();
         write_into(&out, "new");
         fs::create_dir(out.path().join("sub")).unwrap();
         fs::write(out.path().join("sub/y"), "").unwrap();
@@ -652,14 +731,15 @@ mod output_directories {
         assert!(name.starts_with(&format!(".out.partial-{}", std::process::id())), "{name}");
         assert_eq!(out.target(), path);
         assert_eq!(out.commit().unwrap(), path);
-        assert_eq!(names(&path), ["sub", "x"]);
+        assert_eq!(names(&path), [".peft-files", "sub", "x"]);
+        assert!(read_text(&path.join(".peft-files")).unwrap().ends_with("\nsub/y\nx\n"));
         assert_eq!(names(path.parent().unwrap()), ["out"]);
     }
 
     #[test]
     fn without_commit_nothing_stays() {
         let dir = dir();
-        let out = OutputDir::create(&dir.path().join("out"), false).unwrap();
+        let out = OutputDir::create(&dir.path().join("out"), false, &Inputs::none()).unwrap();
         write_into(&out, "new");
         drop(out);
         assert!(names(dir.path()).is_empty());
@@ -669,20 +749,21 @@ mod output_directories {
     fn content_is_only_replaced_when_asked_and_only_by_commit() {
         let dir = dir();
         let path = dir.path().join("out");
-        fs::create_dir(&path).unwrap();
-        fs::write(path.join("old"), "old").unwrap();
-        assert!(matches!(OutputDir::create(&path, false), Err(Error::OutputExists(p)) if p == path));
+        let old = OutputDir::create(&path, false, &Inputs::none()).unwrap();
+        fs::write(old.path().join("old"), "old").unwrap();
+        old.commit().unwrap();
+        assert!(matches!(OutputDir::create(&path, false, &Inputs::none()), Err(Error::OutputExists(p)) if p == path));
 
-        let out = OutputDir::create(&path, true).unwrap();
+        let out = OutputDir::create(&path, true, &Inputs::none()).unwrap();
         write_into(&out, "new");
-        assert_eq!(names(&path), ["old"]);
+        assert_eq!(names(&path), [".peft-files", "old"]);
         drop(out);
-        assert_eq!(names(&path), ["old"]);
+        assert_eq!(names(&path), [".peft-files", "old"]);
 
-        let out = OutputDir::create(&path, true).unwrap();
+        let out = OutputDir::create(&path, true, &Inputs::none()).unwrap();
         write_into(&out, "new");
         out.commit().unwrap();
-        assert_eq!(names(&path), ["x"]);
+        assert_eq!(names(&path), [".peft-files", "x"]);
         assert_eq!(names(dir.path()), ["out"]);
     }
 
@@ -691,39 +772,45 @@ mod output_directories {
         let dir = dir();
         let path = dir.path().join("out");
         fs::create_dir(&path).unwrap();
-        let out = OutputDir::create(&path, false).unwrap();
+        let out = OutputDir::create(&path, false, &Inputs::none()).unwrap();
         write_into(&out, "new");
         out.commit().unwrap();
-        assert_eq!(names(&path), ["x"]);
+        assert_eq!(names(&path), [".peft-files", "x"]);
     }
 
     #[test]
     fn results_are_kept_if_their_place_is_taken_meanwhile() {
         let dir = dir();
         let path = dir.path().join("out");
-        let out = OutputDir::create(&path, false).unwrap();
+        let out = OutputDir::create(&path, false, &Inputs::none()).unwrap();
         write_into(&out, "days of work");
         let partial = out.path().to_owned();
         fs::create_dir(&path).unwrap();
         fs::write(path.join("other"), "").unwrap();
         let message = message(out.commit(), &path);
-        assert!(message.contains(&format!("the complete files are in {}", partial.display())), "{message}");
-        assert_eq!(names(&partial), ["x"]);
+        let (_, complete) = message.split_once("the complete files are in ").unwrap();
+        assert!(!partial.exists() && complete.contains("/.out.complete-"), "{message}");
+        assert_eq!(names(Path::new(complete)), [".peft-files", "x"]);
         assert_eq!(names(&path), ["other"]);
+
+        // A later run leaves them alone.
+        fs::remove_file(path.join("other")).unwrap();
+        OutputDir::create(&path, false, &Inputs::none()).unwrap().commit().unwrap();
+        assert!(Path::new(complete).exists());
     }
 
     #[test]
     fn places_that_cannot_be_replaced_are_refused() {
         let dir = dir();
         let file = put(&dir, "file", "");
-        assert_eq!(message(OutputDir::create(&file, true), &file), "a file, where a directory is to be written");
-        assert!(matches!(OutputDir::create(&file.join("below"), true), Err(Error::Io { .. })));
+        assert_eq!(message(OutputDir::create(&file, true, &Inputs::none()), &file), "a file, where a directory is to be written");
+        assert!(matches!(OutputDir::create(&file.join("below"), true, &Inputs::none()), Err(Error::Io { .. })));
         let here = Path::new(".");
-        assert!(message(OutputDir::create(here, true), here).contains("working directory"));
+        assert!(message(OutputDir::create(here, true, &Inputs::none()), here).contains("working directory"));
         let root = Path::new("/");
-        assert!(message(OutputDir::create(root, true), root).contains("a name of its own"));
+        assert!(message(OutputDir::create(root, true, &Inputs::none()), root).contains("a name of its own"));
         let up = dir.path().join("absent/..");
-        assert!(OutputDir::create(&up, true).is_err());
+        assert!(OutputDir::create(&up, true, &Inputs::none()).is_err());
         assert_eq!(names(dir.path()), ["file"]);
     }
 
@@ -731,7 +818,7 @@ mod output_directories {
     #[test]
     fn a_mount_point_is_refused_before_any_work() {
         let proc = Path::new("/proc");
-        assert!(message(OutputDir::create(proc, true), proc).contains("a mount point"));
+        assert!(message(OutputDir::create(proc, true, &Inputs::none()), proc).contains("a mount point"));
     }
 
     #[cfg(unix)]
@@ -741,10 +828,10 @@ mod output_directories {
         let (real, link) = (dir.path().join("real"), dir.path().join("link"));
         fs::create_dir(&real).unwrap();
         std::os::unix::fs::symlink(&real, &link).unwrap();
-        let out = OutputDir::create(&link, false).unwrap();
+        let out = OutputDir::create(&link, false, &Inputs::none()).unwrap();
         write_into(&out, "new");
         out.commit().unwrap();
         assert!(link.is_symlink());
-        assert_eq!(names(&real), ["x"]);
+        assert_eq!(names(&real), [".peft-files", "x"]);
     }
 }

@@ -96,6 +96,9 @@ pub struct ClassifierScores {
     /// What was predicted against what is right.
     #[serde(flatten)]
     pub scores: Scores,
+    /// The model's outputs, row by row.
+    #[serde(skip)]
+    pub logits: Vec<f32>,
 }
 
 /// Scores by the kind of prediction.
@@ -146,14 +149,15 @@ pub fn classify<M: TextClassifier>(
         }
         true => {
             let numbers = rows.iter().filter_map(|row| if let Label::Number(number) = row.label { Some(f64::from(number)) } else { None });
-            let predicted: Vec<f64> = logits.into_iter().map(f64::from).collect();
+            let predicted: Vec<f64> = logits.iter().copied().map(f64::from).collect();
             Scores::Numbers(Regression::new(&predicted, &numbers.collect::<Vec<_>>())?)
         }
     };
-    Ok(ClassifierScores { loss, scores })
+    Ok(ClassifierScores { loss, scores, logits })
 }
 
-fn best(logits: &[f32]) -> usize {
+/// The number of the largest of these logits; the first of equals.
+pub fn best(logits: &[f32]) -> usize {
     logits.iter().enumerate().rev().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(index, _)| index)
 }
 

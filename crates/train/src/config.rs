@@ -90,6 +90,24 @@ impl TrainConfig {
         self.optimizer.validate()
     }
 
+    /// Say which settings do nothing in a run of so many steps.
+    pub(crate) fn warn_of_idle(&self, steps: usize) {
+        if self.optimizer.warmup_steps >= steps && self.optimizer.warmup_steps > 0 {
+            tracing::warn!(
+                "warmup_steps is {} and the run has {steps} steps: it ends before the learning rate is reached",
+                self.optimizer.warmup_steps
+            );
+        }
+        for (name, every, what) in [
+            ("eval_steps", self.eval_steps, "it is evaluated at its end alone"),
+            ("save_steps", self.save_steps, "no checkpoint is written"),
+        ] {
+            if let Some(every) = every.filter(|every| *every >= steps) {
+                tracing::warn!("{name} is {every} and the run has {steps} steps: {what}");
+            }
+        }
+    }
+
     /// Whether evaluations are compared with each other.
     pub(crate) fn needs_best(&self) -> bool {
         self.load_best_model_at_end || self.early_stopping_patience.is_some()

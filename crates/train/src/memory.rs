@@ -11,6 +11,19 @@ pub fn program<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| work())
 }
 
+/// Wait until something is `done` on another thread, in place of a blocking call. A thread of Rayon's pool computes meanwhile what others
+/// ask the pool for: they may be those that it waits for, and the pool may have no other thread.
+pub(crate) fn wait_until(done: impl Fn() -> bool) {
+    while !done() {
+        match rayon::yield_now() {
+            Some(rayon::Yield::Executed) => {}
+            Some(rayon::Yield::Idle) => std::thread::sleep(std::time::Duration::from_micros(50)),
+            // Not a thread of the pool: the caller may block.
+            None => return,
+        }
+    }
+}
+
 fn keep_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: both are settings of the allocator that may be changed at any time.

@@ -1,6 +1,7 @@
 //! One step of training on one or several devices.
 
 use crate::feed::Step;
+use crate::memory::wait_until;
 use crate::task::Task;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::{GradientsAccumulator, GradientsParams};
@@ -26,7 +27,8 @@ pub(crate) struct Learned {
 }
 
 impl<M: Module + Sync> Replicas<M> {
-    /// Copies of `model` on `devices` after the first.
+    /// Copies of `model` on `devices` after the first. They know its parameters by their identifiers, which loading a checkpoint changes:
+    /// copies are made after it.
     pub fn new(model: &M, devices: &[Device]) -> Self {
         let copy = |device: &Device| (device.clone(), model.clone().fork(device));
         Self { copies: devices.iter().skip(1).map(copy).collect() }
@@ -39,26 +41,28 @@ impl<M: Module + Sync> Replicas<M> {
 
     /// Forward and backward passes of a step, whose batches the devices take in turn.
     pub fn learn<T: Task<M>>(&self, task: &T, model: &M, device: &Device, step: Step<T::Batch>, step_seed: u64) -> Learned {
-        let mut of_device: Vec<Step<T::Batch>> = (0..self.devices()).map(|_| Vec::new()).collect();
+        let mut of_device: Vec<Vec<Seeded<T::Batch>>> = (0..self.devices()).map(|_| Vec::new()).collect();
         let devices = of_device.len();
-        step.into_iter().enumerate().for_each(|(index, batch)| of_device[index % devices].push(batch));
+        for (index, (batch, share)) in step.into_iter().enumerate() {
+            // Each batch has its own random numbers, the same when a run is resumed and whichever device takes it.
+            let seed = step_seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(index as u64);
+            of_device[index % devices].push(Seeded { batch, share, seed });
+        }
         let mut of_device = of_device.into_iter();
         let first = of_device.next().unwrap_or_default();
         if self.copies.is_empty() {
-            return learn(task, model, device, first, step_seed);
+            return learn(task, model, device, first);
         }
         std::thread::scope(|scope| {
             let others: Vec<_> = of_device
                 .zip(&self.copies)
-                .zip(1..)
-                .map(|((batches, (device, copy)), index)| {
-                    scope.spawn(move || learn(task, copy, device, batches, step_seed.wrapping_add(index)))
-                })
+                .map(|(batches, (device, copy))| scope.spawn(move || learn(task, copy, device, batches)))
                 .collect();
-            let mut together = learn(task, model, device, first, step_seed);
+            let mut together = learn(task, model, device, first);
             let mut sum = GradientsAccumulator::new();
             sum.accumulate(model, together.gradients);
             for other in others {
+                wait_until(|| other.is_finished());
                 let Learned { gradients, loss, tokens } = other.join().unwrap_or_else(|panic: Box<dyn Any + Send>| resume_unwind(panic));
                 sum.accumulate(model, gradients.to_device(&device.clone().without_autodiff(), model));
                 together.loss += loss;
@@ -82,15 +86,20 @@ impl<M: Module + Sync> Replicas<M> {
     }
 }
 
+/// A batch, its share of the terms that the step learns from, and the seed of its random numbers.
+struct Seeded<B> {
+    batch: B,
+    share: f64,
+    seed: u64,
+}
+
 /// Forward and backward passes of batches one after the other, their gradients added.
-fn learn<M: Module, T: Task<M>>(task: &T, model: &M, device: &Device, batches: Step<T::Batch>, step_seed: u64) -> Learned {
+fn learn<M: Module, T: Task<M>>(task: &T, model: &M, device: &Device, batches: Vec<Seeded<T::Batch>>) -> Learned {
     let mut sum = GradientsAccumulator::new();
     let (mut losses, mut tokens) = (Vec::new(), 0);
     let single = batches.len() == 1;
     let mut only = None;
-    for (index, (batch, share)) in batches.into_iter().enumerate() {
-        // Each batch has its own random numbers, the same when a run is resumed.
-        let seed = step_seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(index as u64);
+    for Seeded { batch, share, seed } in batches {
         device.seed(seed);
         seed::begin(seed);
         tokens += task.tokens(&batch);

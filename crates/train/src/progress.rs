@@ -2,9 +2,11 @@
 
 use crate::memory::peak_memory_bytes;
 use crate::task::Evaluation;
+use peft_core::files::write_atomic;
 use peft_core::{Error, Result};
 use serde::Serialize;
 use std::fs::File;
+use std::io::ErrorKind::NotFound;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -77,17 +79,20 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Begin the file, or keep its lines up to step `step` of a run that goes on.
+    /// Begin the file, or keep its lines up to step `step` of a run that goes on. The file has its old content or its new one at any time.
     pub fn open(path: &Path, step: usize) -> Result<Self> {
-        let failed = |e| Error::io(path, e);
-        let text = if step > 0 { std::fs::read_to_string(path).unwrap_or_default() } else { String::new() };
+        let text = match std::fs::read(path) {
+            Ok(bytes) if step > 0 => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(e) if e.kind() != NotFound => return Err(Error::io(path, e)),
+            _ => String::new(),
+        };
         let is_past = |line: &&str| {
             let value: Option<serde_json::Value> = serde_json::from_str(line).ok();
             value.and_then(|v| v["step"].as_u64()).is_some_and(|s| s as usize <= step)
         };
         let past: String = text.lines().filter(is_past).flat_map(|line| [line, "\n"]).collect();
-        let mut file = File::create(path).map_err(failed)?;
-        file.write_all(past.as_bytes()).map_err(failed)?;
+        write_atomic(path, past.as_bytes())?;
+        let file = File::options().append(true).open(path).map_err(|e| Error::io(path, e))?;
         Ok(Self { path: path.into(), file })
     }
 

@@ -6,7 +6,8 @@
 use crate::config::TrainConfig;
 use crate::data::Position;
 use crate::feed::{Feed, Source, Step};
-use crate::hooks::{Hook, Retie, TrainedParams};
+use crate::hooks::{Hook, Retie, TrainedParams, first_non_finite};
+use crate::identity::Identity;
 use crate::parallel::{Learned, Replicas};
 use crate::progress::{Metrics, Progress, Report};
 use crate::resume::{Best, CheckpointDir, State};
@@ -17,7 +18,6 @@ use burn::optim::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::tensor::Device;
 use peft_core::{Error, Result, has_shared, seed};
 use rand::Rng;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -91,6 +91,9 @@ impl<M: Module + Sync + 'static, T: Task<M>> Trainer<M, T> {
 
     /// Train what the model says requires gradients.
     ///
+    /// A run that does not resume removes the checkpoints of an earlier one. Those of this run stay when it is over, since nothing else
+    /// holds what it has learned until the caller has saved it: [`CheckpointDir::clear`] removes them then.
+    ///
     /// # Errors
     /// [`Error::InvalidConfig`] for settings out of range, or a model on a device without autodiff;
     /// [`Error::NonFinite`] at the first loss or gradient that is not a number; [`Error::Io`].
@@ -100,23 +103,28 @@ impl<M: Module + Sync + 'static, T: Task<M>> Trainer<M, T> {
         if !device.is_autodiff() {
             return Err(Error::InvalidConfig("the model is on a device without autodiff; load it on `device.autodiff()`".into()));
         }
-        let mut replicas = Replicas::new(&model, &self.devices);
         let plan = self.config.plan(self.task.lengths())?;
-        let batches_per_step = self.config.gradient_accumulation_steps * replicas.devices();
+        let batches_per_step = self.config.gradient_accumulation_steps * self.devices.len().max(1);
         let steps_per_epoch = plan.batches_per_epoch().div_ceil(batches_per_step);
         let total_steps = self.config.max_steps.unwrap_or(self.config.epochs * steps_per_epoch);
+        self.config.warn_of_idle(total_steps);
 
         let checkpoints = CheckpointDir::new(self.directory.join("checkpoints"));
-        let fingerprint = fingerprint(&self.config, batches_per_step, self.task.fingerprint());
+        let identity = Identity::new(&self.config, batches_per_step, &model, self.task.fingerprint());
         let optimizer = self.config.optimizer.optimizer(&model);
         let (mut model, optimizer, state) = match self.resume {
-            true => checkpoints.load(model, optimizer, &fingerprint)?,
-            false => (model, optimizer, None),
+            true => checkpoints.load(model, optimizer, &identity)?,
+            false => {
+                checkpoints.clear()?;
+                (model, optimizer, None)
+            }
         };
-        let (start, first_loss, best) = state.map_or((0, f64::NAN, None), |state| (state.step, state.first_loss, state.best));
-        if start > 0 {
-            replicas.follow(&model);
-        }
+        let report = state.as_ref().map_or_else(
+            || Report { train_loss_first: f64::NAN, ..Report::default() },
+            |state| Report { steps: state.step, train_loss_first: state.first_loss, train_loss_last: state.last_loss, ..Report::default() },
+        );
+        let (start, best) = (report.steps, state.and_then(|state| state.best));
+        let replicas = Replicas::new(&model, &self.devices);
         let mut hooks = self.hooks;
         if has_shared(&model) {
             hooks.insert(0, Box::new(Retie));
@@ -132,9 +140,11 @@ impl<M: Module + Sync + 'static, T: Task<M>> Trainer<M, T> {
             on_step: self.on_step,
             metrics: Metrics::open(&self.directory.join("metrics.jsonl"), start)?,
             checkpoints,
-            fingerprint,
+            identity,
+            saved_best: best.as_ref().map(|best| best.step),
             best,
-            report: Report { steps: start, train_loss_first: first_loss, ..Report::default() },
+            begun_at: start,
+            report,
             total_steps,
             steps_per_epoch,
             batches_per_step,
@@ -144,26 +154,15 @@ impl<M: Module + Sync + 'static, T: Task<M>> Trainer<M, T> {
         };
         let source = Source { task: run.task.clone(), plan, batches_per_step };
         let mut feed = Feed::begin(source, run.position());
-        while run.report.steps < total_steps {
+        while run.report.steps < total_steps && !run.has_stalled() {
             model = run.take_step(model, feed.next()?)?;
-            if run.has_stalled() {
-                break;
-            }
-            if self.stop.load(Ordering::SeqCst) && run.report.steps < total_steps {
+            if self.stop.load(Ordering::SeqCst) && run.report.steps < total_steps && !run.has_stalled() {
                 run.report.interrupted = Some(run.save(&model)?);
                 break;
             }
         }
         run.finish(model)
     }
-}
-
-/// What identifies a run whose checkpoint may be continued.
-fn fingerprint(config: &TrainConfig, batches_per_step: usize, data: u64) -> String {
-    let mut hasher = DefaultHasher::new();
-    format!("{:?}", config.decisive()).hash(&mut hasher);
-    (batches_per_step, data).hash(&mut hasher);
-    format!("{:016x}", hasher.finish())
 }
 
 /// A run under way.
@@ -179,8 +178,12 @@ struct Run<M, T> {
     on_step: Box<dyn FnMut(&Progress) + Send>,
     metrics: Metrics,
     checkpoints: CheckpointDir,
-    fingerprint: String,
+    identity: Identity,
     best: Option<Best>,
+    /// The best step that the newest checkpoint knows.
+    saved_best: Option<usize>,
+    /// The step after which this process went on.
+    begun_at: usize,
     report: Report,
     total_steps: usize,
     steps_per_epoch: usize,
@@ -203,7 +206,7 @@ impl<M: Module + Sync + 'static, T: Task<M>> Run<M, T> {
             self.trained = TrainedParams::of(&model);
         }
         let grad_norm = self.trained.norm(&gradients);
-        self.check_finite(step, loss, grad_norm)?;
+        self.check_finite(&model, step, loss, grad_norm)?;
         let max_norm = self.config.optimizer.max_grad_norm;
         if max_norm > 0.0 {
             self.trained.clip(&mut gradients, grad_norm, max_norm);
@@ -237,16 +240,31 @@ impl<M: Module + Sync + 'static, T: Task<M>> Run<M, T> {
         every.is_some_and(|every| self.report.steps.is_multiple_of(every))
     }
 
-    fn check_finite(&self, step: usize, loss: f64, grad_norm: f64) -> Result<()> {
+    /// The loss and the gradients must be numbers; where they are not, say what is the likeliest cause.
+    fn check_finite(&self, model: &M, step: usize, loss: f64, grad_norm: f64) -> Result<()> {
         let (what, value) = if loss.is_finite() { ("norm of the gradients", grad_norm) } else { ("loss", loss) };
         if value.is_finite() {
             return Ok(());
         }
         let back = match self.checkpoints.latest() {
-            Some((_, path)) => format!("the last good checkpoint is {}", path.display()),
-            None => "there is no checkpoint to go back to (see save_steps)".into(),
+            Some((_, path)) => format!("; the last good checkpoint is {}", path.display()),
+            None if step == 1 => String::new(),
+            None => "; there is no checkpoint to go back to (see save_steps)".into(),
         };
-        Err(Error::NonFinite { what: format!("the {what} of step {step} is {value}; {back}; a lower learning rate often helps") })
+        // With warm-up, the first step has a rate of 0.
+        let unchanged = self.begun_at == 0 && step <= 1 + usize::from(self.config.optimizer.warmup_steps > 0);
+        let cause = match first_non_finite(model) {
+            Some((path, false)) => format!("the base weight `{path}` holds values that are not finite numbers, so that no setting helps"),
+            Some((path, true)) if unchanged => format!("the trained parameter `{path}` was not a finite number before training began"),
+            Some((path, true)) => format!("training has made `{path}` infinite or not a number; a lower learning rate often helps"),
+            None if unchanged => {
+                "no parameter has moved yet, so that the learning rate is not the cause: values within the model overflow on these examples \
+                 (weights in f16 overflow soonest, see dtype)"
+                    .into()
+            }
+            None => "all parameters are finite numbers; a lower learning rate often helps".into(),
+        };
+        Err(Error::NonFinite { what: format!("the {what} of step {step} is {value}; {cause}{back}") })
     }
 
     /// Evaluate if it is time to, and remember the best.
@@ -270,7 +288,7 @@ impl<M: Module + Sync + 'static, T: Task<M>> Run<M, T> {
             best => {
                 *best = Some(Best { step, score, since: 0 });
                 if self.config.load_best_model_at_end {
-                    self.checkpoints.save_best(model)?;
+                    self.checkpoints.save_best(model, step, self.saved_best)?;
                 }
             }
         }
@@ -290,14 +308,16 @@ impl<M: Module + Sync + 'static, T: Task<M>> Run<M, T> {
         Position { epoch: (step / self.steps_per_epoch) as u64, batch }
     }
 
-    fn save(&self, model: &M) -> Result<PathBuf> {
+    fn save(&mut self, model: &M) -> Result<PathBuf> {
         let state = State {
             step: self.report.steps,
             position: self.position(),
-            fingerprint: self.fingerprint.clone(),
+            run: self.identity.clone(),
             first_loss: self.report.train_loss_first,
+            last_loss: self.report.train_loss_last,
             best: self.best.clone(),
         };
+        self.saved_best = state.best.as_ref().map(|best| best.step);
         self.checkpoints.save(model, &self.optimizer, &state, self.config.save_total_limit.unwrap_or(1))
     }
 
@@ -307,12 +327,12 @@ impl<M: Module + Sync + 'static, T: Task<M>> Run<M, T> {
             if let Some(best) = self.best.as_ref().filter(|_| self.config.load_best_model_at_end) {
                 self.report.best_step = Some(best.step);
                 if best.step != self.report.steps {
-                    model = self.checkpoints.load_best(model)?;
-                    self.report.evaluation = self.task.evaluate(&model, self.config.batch_size)?;
+                    model = self.checkpoints.load_best(model, best.step)?;
+                    self.report.evaluation = None;
                 }
             }
-            if self.config.save_total_limit.is_none() {
-                self.checkpoints.clear()?;
+            if self.report.evaluation.is_none() {
+                self.report.evaluation = self.task.evaluate(&model, self.config.batch_size)?;
             }
         }
         Ok(Trained { report: self.report.finished(training), model: model.valid() })

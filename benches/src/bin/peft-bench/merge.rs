@@ -110,7 +110,7 @@ pub fn prepare(out: &Path) -> Result<Report> {
         return Ok(Report::default());
     }
     for number in 0..=MODELS {
-        let place = OutputDir::create(&out.join(named(number)), true)?;
+        let place = OutputDir::inside(&out.join(named(number)))?;
         let sources = shapes().into_iter().map(|(name, shape)| {
             let key = name.clone();
             TensorSource::new(name, Dtype::BF16, &shape.clone(), move || Ok(Cow::Owned(bytes(&key, shape.iter().product(), number))))

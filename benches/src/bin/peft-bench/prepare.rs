@@ -52,7 +52,7 @@ impl Prepare {
         if std::fs::read_to_string(self.out.join("model/config.json")).is_ok_and(|found| found == config) {
             return Ok(Report::default());
         }
-        let out = OutputDir::create(&self.out, true)?;
+        let out = OutputDir::inside(&self.out)?;
         let model_dir = out.path().join("model");
         create_dir(&model_dir)?;
         let device = device::parse("cpu")?;

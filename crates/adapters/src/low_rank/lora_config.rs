@@ -4,9 +4,9 @@ use super::dora::Dora;
 use super::lora::{Lora, Start};
 use super::pissa::Pissa;
 use crate::config::{Common, number};
-use peft_core::{AnyAdapter, Biases, Builder, Context, Error, Extras, Method, Names, Result, Site, Targets, pattern_value, seed};
+use peft_core::hf::{Kind, StartOf, start};
+use peft_core::{AnyAdapter, Biases, Builder, Context, Error, Extras, Method, Miss, Names, Patterns, Result, Site, Targets, seed};
 use serde::{Deserialize, Serialize, Serializer};
-use std::collections::BTreeMap;
 
 /// Configuration of LoRA, rsLoRA, DoRA and PiSSA.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
@@ -30,13 +30,13 @@ pub struct LoraConfig {
     /// How the factors begin.
     pub init_lora_weights: Init,
     /// Ranks of single modules: a regular expression for the end of the path, and the rank. The first that matches counts.
-    pub rank_pattern: BTreeMap<String, usize>,
+    pub rank_pattern: Patterns<usize>,
     /// `α` of single modules.
     #[serde(serialize_with = "whole_numbers")]
-    pub alpha_pattern: BTreeMap<String, f64>,
+    pub alpha_pattern: Patterns<f64>,
     /// Modules of which a full copy is trained and saved.
     pub modules_to_save: Option<Vec<String>>,
-    /// Whether the base stores weights as `[in, out]`; only `false` is supported.
+    /// What HF PEFT's file says of how the base stores weights. It has no effect: as there, the type of the layer decides.
     pub fan_in_fan_out: bool,
     /// Modules to adapt.
     #[serde(flatten)]
@@ -57,8 +57,8 @@ impl Default for LoraConfig {
             use_rslora: false,
             use_dora: false,
             init_lora_weights: Init::Flag(true),
-            rank_pattern: BTreeMap::new(),
-            alpha_pattern: BTreeMap::new(),
+            rank_pattern: Patterns::default(),
+            alpha_pattern: Patterns::default(),
             modules_to_save: None,
             fan_in_fan_out: false,
             targets: Targets::default(),
@@ -86,7 +86,7 @@ pub enum Bias {
 pub enum Init {
     /// `true`: Kaiming uniform; `false`: random everywhere.
     Flag(bool),
-    /// `gaussian`, `pissa` or `pissa_niter_k`.
+    /// `gaussian`, `pissa`, `pissa_niter_k` or `olora`; in files also others that leave the base as it is.
     Name(String),
 }
 
@@ -94,25 +94,43 @@ pub enum Init {
 enum Plan {
     Plain(Start),
     Pissa { iterations: Option<usize> },
+    Olora,
 }
 
 impl Init {
-    fn plan(&self, from_file: bool) -> Result<Plan> {
+    /// What a new adapter begins with.
+    fn plan(&self) -> Result<Plan> {
         match self {
             Self::Flag(true) => Ok(Plan::Plain(Start::Kaiming)),
             Self::Flag(false) => Ok(Plan::Plain(Start::Random)),
             Self::Name(name) => match name.to_lowercase().as_str() {
                 "gaussian" => Ok(Plan::Plain(Start::Gaussian)),
                 "pissa" => Ok(Plan::Pissa { iterations: None }),
-                // These begin from other numbers but leave the base as it is: once trained, a file of theirs is a plain LoRA.
-                "eva" | "orthogonal" if from_file => Ok(Plan::Plain(Start::Kaiming)),
+                "olora" => Ok(Plan::Olora),
                 name => match name.strip_prefix("pissa_niter_").and_then(|k| k.parse().ok()) {
                     Some(iterations) => Ok(Plan::Pissa { iterations: Some(iterations) }),
                     None => Err(Error::InvalidConfig(format!(
-                        "init_lora_weights is `{name}`; supported: true, false, gaussian, pissa, pissa_niter_<k>"
+                        "init_lora_weights is `{name}`; supported: true, false, gaussian, pissa, pissa_niter_<k>, olora"
                     ))),
                 },
             },
+        }
+    }
+
+    /// What an adapter begins with whose tensors come from a file.
+    fn plan_of_file(&self) -> Result<Plan> {
+        let Self::Name(name) = self else { return Ok(Plan::Plain(Start::Zero)) };
+        match start(name) {
+            StartOf::Plain => Ok(Plan::Plain(Start::Zero)),
+            StartOf::Pissa => Ok(Plan::Pissa { iterations: None }),
+            StartOf::Olora => Ok(Plan::Olora),
+            StartOf::Lost(reason) => {
+                let way_out = "convert it to LoRA first (save_pretrained with path_initial_model_for_weight_conversion)";
+                Err(Error::InvalidConfig(format!("init_lora_weights is `{name}`: {reason}; {way_out}")))
+            }
+            StartOf::Unknown => {
+                Err(Error::InvalidConfig(format!("init_lora_weights is `{name}`, a start that HF PEFT 0.21 does not have")))
+            }
         }
     }
 }
@@ -121,28 +139,9 @@ fn whole_number<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::E
     number(*value).serialize(serializer)
 }
 
-fn whole_numbers<S: Serializer>(values: &BTreeMap<String, f64>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(values.iter().map(|(key, value)| (key, number(*value))))
+fn whole_numbers<S: Serializer>(values: &Patterns<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+    values.map(|value| number(*value)).serialize(serializer)
 }
-
-/// Settings of HF PEFT that change what an adapter means and that this library does not implement.
-const UNSUPPORTED: [&str; 15] = [
-    "alora_invocation_tokens",
-    "arrow_config",
-    "corda_config",
-    "ensure_weight_tying",
-    "kasa_config",
-    "layer_replication",
-    "layers_pattern",
-    "lora_ga_config",
-    "megatron_config",
-    "monteclora_config",
-    "target_parameters",
-    "trainable_token_indices",
-    "use_bdlora",
-    "use_qalora",
-    "velora_config",
-];
 
 pub(crate) fn check_dropout(field: &str, p: f64) -> Result<()> {
     match (0.0..1.0).contains(&p) {
@@ -162,7 +161,7 @@ impl LoraConfig {
     /// # Errors
     /// [`Error::InvalidConfig`] if a pattern is malformed or the rank is 0.
     pub fn rank_at(&self, module: &str) -> Result<usize> {
-        match *pattern_value(&self.rank_pattern, module)?.unwrap_or(&self.r) {
+        match *self.rank_pattern.get(module, "rank_pattern")?.unwrap_or(&self.r) {
             0 => Err(Error::InvalidConfig(format!("{module}: r must be positive"))),
             rank => Ok(rank),
         }
@@ -174,13 +173,13 @@ impl LoraConfig {
     /// As [`rank_at`](Self::rank_at).
     pub fn scaling_at(&self, module: &str) -> Result<f64> {
         let rank = self.rank_at(module)? as f64;
-        let alpha = pattern_value(&self.alpha_pattern, module)?.unwrap_or(&self.lora_alpha);
+        let alpha = self.alpha_pattern.get(module, "alpha_pattern")?.unwrap_or(&self.lora_alpha);
         Ok(if self.use_rslora { alpha / rank.sqrt() } else { alpha / rank })
     }
 
-    /// The configuration that fits the exported tensors: PiSSA leaves as the plain LoRA of twice the rank with the same scaling.
+    /// The configuration that fits the exported tensors: PiSSA and OLoRA leave as the plain LoRA of twice the rank with the same scaling.
     pub(crate) fn exported(&self) -> Self {
-        if !matches!(self.init_lora_weights.plan(false), Ok(Plan::Pissa { .. })) {
+        if !matches!(self.init_lora_weights.plan(), Ok(Plan::Pissa { .. } | Plan::Olora)) {
             return self.clone();
         }
         // s = α/r keeps with α doubled, s = α/√r with α times √2.
@@ -188,11 +187,22 @@ impl LoraConfig {
         Self {
             r: self.r * 2,
             lora_alpha: self.lora_alpha * factor,
-            rank_pattern: self.rank_pattern.iter().map(|(key, rank)| (key.clone(), rank * 2)).collect(),
-            alpha_pattern: self.alpha_pattern.iter().map(|(key, alpha)| (key.clone(), alpha * factor)).collect(),
+            rank_pattern: self.rank_pattern.map(|rank| rank * 2),
+            alpha_pattern: self.alpha_pattern.map(|alpha| alpha * factor),
             init_lora_weights: Init::Flag(true),
             ..self.clone()
         }
+    }
+
+    /// Warn of expressions that match no module that is adapted.
+    fn tell_unmatched(&self, sites: &[&Site]) -> Result<()> {
+        let modules: Vec<&str> = sites.iter().map(|site| site.module.as_str()).collect();
+        let ranks = self.rank_pattern.unmatched(&modules, "rank_pattern")?.into_iter().map(|key| ("rank_pattern", key));
+        let alphas = self.alpha_pattern.unmatched(&modules, "alpha_pattern")?.into_iter().map(|key| ("alpha_pattern", key));
+        for (setting, key) in ranks.chain(alphas) {
+            tracing::warn!("{}", Miss::new(setting, key, modules.iter().copied()));
+        }
+        Ok(())
     }
 
     fn check_rank(&self, site: &Site, rank: usize) -> Result<()> {
@@ -217,17 +227,14 @@ impl Method for LoraConfig {
         if !self.lora_alpha.is_finite() {
             return invalid("lora_alpha must be a finite number");
         }
-        if self.fan_in_fan_out {
-            return invalid("fan_in_fan_out is not supported: no backbone of this library stores weights that way");
-        }
         if self.use_dora && self.lora_bias {
             return invalid("use_dora and lora_bias exclude each other");
         }
-        let pissa = matches!(self.init_lora_weights.plan(true)?, Plan::Pissa { .. });
-        if pissa && (self.use_dora || self.lora_bias) {
-            return invalid("PiSSA excludes use_dora and lora_bias");
+        // What only files may have is judged with the sites, where it is known whether there is a file.
+        if let (Ok(Plan::Pissa { .. } | Plan::Olora), true) = (self.init_lora_weights.plan(), self.use_dora || self.lora_bias) {
+            return invalid("PiSSA and OLoRA exclude use_dora and lora_bias");
         }
-        self.common.refuse(&UNSUPPORTED)?;
+        self.common.check(Kind::Lora)?;
         check_dropout("lora_dropout", self.lora_dropout)
     }
 
@@ -249,19 +256,16 @@ impl Method for LoraConfig {
     }
 
     fn builder<'a>(&'a self, sites: &[&Site], context: &'a Context) -> Result<Builder<'a>> {
-        let plan = self.init_lora_weights.plan(context.from_file)?;
-        if context.from_file && matches!(plan, Plan::Pissa { iterations: Some(_) }) {
-            let message =
-                "the file holds PiSSA factors from a randomised decomposition, which cannot be repeated; convert it to LoRA first";
-            return Err(Error::InvalidConfig(message.into()));
-        }
+        let plan = if context.from_file { self.init_lora_weights.plan_of_file()? } else { self.init_lora_weights.plan()? };
+        let decomposes = matches!(plan, Plan::Pissa { .. } | Plan::Olora);
+        self.tell_unmatched(sites)?;
         for site in sites {
             let rank = self.rank_at(&site.module)?;
-            if site.is_embedding() && (self.use_dora || matches!(plan, Plan::Pissa { .. })) {
+            if site.is_embedding() && (self.use_dora || decomposes) {
                 let message = "an embedding cannot be adapted by DoRA or PiSSA; leave it out of target_modules";
                 return Err(Error::InvalidConfig(format!("{}: {message}", site.module)));
             }
-            if !context.from_file || matches!(plan, Plan::Pissa { .. }) {
+            if !context.from_file || decomposes {
                 self.check_rank(site, rank)?;
             }
         }
@@ -269,17 +273,17 @@ impl Method for LoraConfig {
             let rng = &mut seed::rng(context.seed, &site.path());
             let (rank, scaling) = (self.rank_at(&site.module)?, self.scaling_at(&site.module)?);
             let start = match plan {
+                Plan::Pissa { .. } | Plan::Olora if matches!(weight.dtype(), burn::tensor::DType::QFloat(_)) => {
+                    return Err(Error::NeedsFloatBase { site: site.module.clone(), method: "PiSSA or OLoRA".into() });
+                }
+                Plan::Pissa { .. } if scaling <= 0.0 => {
+                    return Err(Error::InvalidConfig(format!("{}: PiSSA needs a positive lora_alpha", site.module)));
+                }
                 Plan::Pissa { iterations } => {
-                    if matches!(weight.dtype(), burn::tensor::DType::QFloat(_)) {
-                        return Err(Error::NeedsFloatBase { site: site.module.clone(), method: "PiSSA".into() });
-                    }
-                    if scaling <= 0.0 {
-                        return Err(Error::InvalidConfig(format!("{}: PiSSA needs a positive lora_alpha", site.module)));
-                    }
                     let pissa = Pissa::new(weight, rank, scaling, self.lora_dropout, iterations, rng)?;
                     return Ok(AnyAdapter::new(pissa));
                 }
-                Plan::Plain(_) if context.from_file => Start::Zero,
+                Plan::Olora => return Ok(AnyAdapter::new(Pissa::of_qr(weight, rank, scaling, self.lora_dropout)?)),
                 Plan::Plain(start) => start,
             };
             let mut lora = Lora::new(site, rank, scaling, self.lora_dropout, start, rng, &weight.device());

@@ -9,11 +9,11 @@
 use super::lora::Lora;
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Tensor};
-use peft_core::linalg::{Svd, randomized_svd, svd};
+use peft_core::linalg::{Svd, orthonormal, randomized_svd, svd};
 use peft_core::{Adapter, Result, Stored, as_type};
 use rand_chacha::ChaCha8Rng;
 
-/// The state of PiSSA on one weight.
+/// The state of PiSSA, or of another start that is taken out of the base, on one weight.
 #[derive(Module, Debug)]
 pub struct Pissa {
     /// The trained factors.
@@ -43,12 +43,26 @@ impl Pissa {
             None => svd(exact, rank)?,
         };
         let root: Tensor<2> = (s / scaling).sqrt().unsqueeze();
-        let a = u * root.clone();
-        let b = vt * root.transpose();
+        Ok(Self::starting(u * root.clone(), vt * root.transpose(), scaling, dropout))
+    }
+
+    /// Make the adapter of the first part of a QR decomposition of `weight: [d_in, d_out]`, as OLoRA does (Büyükakyüz 2024): of
+    /// `Wᵀ = Q R` the first `r` columns of `Q` are `Bᵀ`, and the first `r` rows of `R` are `Aᵀ`.
+    ///
+    /// # Errors
+    /// [`peft_core::Error::NonFinite`] if the weight is not finite.
+    pub fn of_qr(weight: Tensor<2>, rank: usize, scaling: f64, dropout: f64) -> Result<Self> {
+        let exact = as_type(weight, DType::F32).detach();
+        // Q's first columns are an orthonormal basis of Wᵀ's first columns alone.
+        let q = orthonormal(exact.clone().narrow(0, 0, rank).transpose())?;
+        Ok(Self::starting(exact.matmul(q.clone()), q.transpose(), scaling, dropout))
+    }
+
+    fn starting(a: Tensor<2>, b: Tensor<2>, scaling: f64, dropout: f64) -> Self {
         let frozen = |tensor: &Tensor<2>| Param::from_tensor(tensor.clone()).set_require_grad(false);
         let (initial_a, initial_b) = (frozen(&a), frozen(&b));
         let lora = Lora::from_factors(a, b, scaling, dropout, false);
-        Ok(Self { lora, initial_a, initial_b })
+        Self { lora, initial_a, initial_b }
     }
 
     /// `s · (x A₀) B₀: [n, d_out]`, in the type of `x`.

@@ -7,6 +7,7 @@ use crate::config::Common;
 use burn::module::{Module, Param};
 use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{DType, Tensor};
+use peft_core::hf::Kind;
 use peft_core::{Adapter, AnyAdapter, Builder, Context, Error, Extras, Method, Result, Site, Stored, Targets, as_type, ops, seed};
 use serde::{Deserialize, Serialize};
 
@@ -136,7 +137,7 @@ impl Method for VeraConfig {
         if self.r > MAX_RANK {
             return Err(Error::InvalidConfig(format!("r is {}, VeRA's rank is at most {MAX_RANK}", self.r)));
         }
-        self.common.refuse(&["bias", "fan_in_fan_out", "layers_pattern"])?;
+        self.common.check(Kind::Vera)?;
         super::lora_config::check_dropout("vera_dropout", self.vera_dropout)
     }
 

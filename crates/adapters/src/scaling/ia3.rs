@@ -6,6 +6,7 @@
 use crate::config::Common;
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
+use peft_core::hf::Kind;
 use peft_core::{Adapter, AnyAdapter, Base, Builder, Context, Error, Extras, Method, Names, Result, Site, Stored, Targets, as_type, seed};
 use serde::{Deserialize, Serialize};
 
@@ -110,7 +111,7 @@ impl Method for Ia3Config {
         {
             return Err(Error::InvalidConfig(format!("feedforward_modules has `{stray}`, which is not one of target_modules")));
         }
-        self.common.refuse(&["fan_in_fan_out"])
+        self.common.check(Kind::Ia3)
     }
 
     fn targets(&self) -> Option<&Targets> {

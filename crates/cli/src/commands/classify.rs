@@ -1,33 +1,28 @@
 //! Fine-tuning and measuring encoders that label texts.
 
-use super::finetune::{Outcome, Start, adapter_config, copy_checkpoint_files};
+use super::finetune::{Outcome, Start, adapter_config};
 use crate::data::Padding;
-use crate::loading::{ADAPTER, ModelArgs, attach};
+use crate::loaded::{LABELS_FILE, text_classifier};
+use crate::loading::{ADAPTER, ModelArgs};
 use crate::output;
 use crate::run::{MethodName, Run};
 use burn::module::Module;
-use burn::tensor::{DType, Device};
+use burn::tensor::DType;
 use peft_adapters::PeftConfig;
-use peft_core::files::{Checkpoint, read_json, write_atomic};
+use peft_core::files::{Checkpoint, copy_checkpoint_files, write_atomic};
 use peft_core::{Error, Result, Summary, save_adapter};
-use peft_merge::compeft::Expert;
 use peft_models::encoder::{EncoderConfig, SequenceClassifier};
-use peft_train::data::{Classified, Labelled, Labels, TextTokenizer, read_labelled, split};
+use peft_train::data::{Classified, Label, Labelled, Labels, TextTokenizer, read_labelled, split};
+use peft_train::evaluate::DataOptions;
 use peft_train::{Scores, TextClassification, Trained, classify};
+use serde_json::{Map, Value, json};
 use std::path::Path;
-
-/// The names of the labels beside an adapter, whose base knows nothing of them.
-const LABELS_FILE: &str = "labels.json";
 
 /// Fine-tune an encoder, with a new classifier unless the checkpoint has one for the same labels.
 pub fn finetune(mut start: Start) -> Result<Outcome> {
     let Start { run, out, .. } = start;
     let base = start.base.clone();
     let dir = &base.dir;
-    let refused = [("packing", run.packing), ("streaming", run.streaming), ("train_on_prompt", run.train_on_prompt)];
-    if let Some((name, _)) = refused.iter().find(|(_, set)| *set == Some(true)) {
-        return Err(Error::InvalidConfig(format!("`{name}` is for language models, and this model is an encoder")));
-    }
     let tokenizer = TextTokenizer::load(dir)?;
     let encoder = EncoderConfig::read(dir)?;
     let checkpoint = Checkpoint::open(dir.as_path())?;
@@ -39,7 +34,8 @@ pub fn finetune(mut start: Start) -> Result<Outcome> {
     let lengths: Vec<u32> = train.iter().map(|row| row.ids.len() as u32).collect();
     let padding = Padding::of(&start.train, &lengths, false)?;
     let names = labels.names();
-    eprintln!("{} examples of {} labels, {} of them cut to {max_tokens} tokens\n{padding}", stats.examples, names.len(), stats.truncated);
+    let (examples, cut) = (stats.examples, stats.truncated);
+    output::note(format_args!("{examples} examples of {} labels, {cut} of them cut to {max_tokens} tokens\n{padding}", names.len()));
 
     let new_head = (!trained || encoder.labels != names).then(|| start.seed());
     let config = match labels {
@@ -62,20 +58,18 @@ pub fn finetune(mut start: Start) -> Result<Outcome> {
     let task = TextClassification::new(train, names.len(), pad_id).eval(eval);
     start.begin(&summary)?;
     let Trained { model, report } = start.train(model, task)?;
-    if report.interrupted.is_none() {
-        match &adapter {
-            Some(config) => {
-                save_adapter(&model, ADAPTER, &adapter_config(config, &base, "SEQ_CLS"), out)?;
-                let text = serde_json::to_string(&names).expect("names are plain data");
-                write_atomic(&out.join(LABELS_FILE), text.as_bytes())?;
-            }
-            None => {
-                copy_checkpoint_files(dir, out)?;
-                model.save(out, DType::F32)?;
-            }
+    let outcome = Outcome::new(report, &summary, &stats, eval_examples, padding, out)?;
+    start.end(outcome, |out| match &adapter {
+        Some(config) => {
+            save_adapter(&model, ADAPTER, &adapter_config(config, &base, "SEQ_CLS"), out)?;
+            let text = serde_json::to_string(&names).expect("names are plain data");
+            write_atomic(&out.join(LABELS_FILE), text.as_bytes())
         }
-    }
-    Outcome::new(report, &summary, &stats, eval_examples, padding, out)
+        None => {
+            copy_checkpoint_files(dir, out)?;
+            model.save(out, DType::F32).map(drop)
+        }
+    })
 }
 
 /// Examples to train and to evaluate on, and what their labels mean.
@@ -118,10 +112,13 @@ fn summarised(model: SequenceClassifier) -> (SequenceClassifier, Summary) {
 }
 
 /// `peft eval` of an encoder: accuracy, F1 and Matthews' coefficient of labels, correlations of numbers.
-pub fn evaluate(args: &ModelArgs, data: &Path, batch_size: usize, max_length: Option<usize>, json: bool) -> Result<()> {
+pub fn evaluate(args: &ModelArgs, data: &Path, options: &DataOptions, predictions: Option<&Path>, json: bool) -> Result<()> {
+    let DataOptions { batch_size, limit, max_length, .. } = *options;
     let tokenizer = TextTokenizer::load(&args.model)?;
-    let model = load(args, &peft_core::device::parse(&args.device)?)?;
-    let examples = read_labelled(data)?;
+    let device = peft_core::device::parse(&args.device)?;
+    let model = text_classifier(&args.model, args.adapter.as_deref(), &device, Some(args.dtype.dtype()))?;
+    let mut examples = read_labelled(data)?;
+    examples.truncate(limit.unwrap_or(usize::MAX));
     let labels = known_labels(&model, &examples);
     let max_tokens = max_length.unwrap_or(usize::MAX).min(model.config().max_tokens());
     let (rows, _) = Classified::all(&examples, &tokenizer, &labels, max_tokens)?;
@@ -129,6 +126,9 @@ pub fn evaluate(args: &ModelArgs, data: &Path, batch_size: usize, max_length: Op
     let scores =
         classify(&model, &rows, model.labels().len(), batch_size, model.config().pad_token_id, |done, _| bar.set_position(done as u64))?;
     bar.finish_and_clear();
+    if let Some(file) = predictions {
+        write_predictions(file, &examples, &rows, &scores.logits, model.labels())?;
+    }
     let text = match &scores.scores {
         Scores::Classes(found) => {
             let (accuracy, f1, matthews) = (found.accuracy, found.f1, found.matthews);
@@ -143,6 +143,42 @@ pub fn evaluate(args: &ModelArgs, data: &Path, batch_size: usize, max_length: Op
     output::print(json, &scores, text)
 }
 
+/// Write one JSON object for each example: what was asked, what was predicted with which probabilities, and what is right.
+fn write_predictions(file: &Path, examples: &[Labelled], rows: &[Classified], logits: &[f32], labels: &[String]) -> Result<()> {
+    let mut lines = String::new();
+    for ((example, row), logits) in examples.iter().zip(rows).zip(logits.chunks(labels.len())) {
+        let mut line = json!({ "line": example.line, "text": example.text });
+        if let Some(pair) = &example.pair {
+            line["text_pair"] = pair.as_str().into();
+        }
+        match row.label {
+            Label::Class(class) => {
+                let probabilities = probabilities(logits);
+                let scores: Map<String, Value> = labels.iter().cloned().zip(probabilities.into_iter().map(Value::from)).collect();
+                let predicted = peft_train::best(logits);
+                line["label"] = labels[class].as_str().into();
+                line["predicted"] = labels[predicted].as_str().into();
+                line["scores"] = scores.into();
+                line["right"] = (predicted == class).into();
+            }
+            Label::Number(number) => {
+                line["label"] = number.into();
+                line["predicted"] = logits[0].into();
+            }
+        }
+        lines += &format!("{line}\n");
+    }
+    write_atomic(file, lines.as_bytes())
+}
+
+/// The softmax of one example's logits.
+fn probabilities(logits: &[f32]) -> Vec<f64> {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let exponentials: Vec<f64> = logits.iter().map(|logit| f64::from(logit - largest).exp()).collect();
+    let sum: f64 = exponentials.iter().sum();
+    exponentials.into_iter().map(|exponential| exponential / sum).collect()
+}
+
 /// What the labels of these examples mean to a trained classifier.
 pub fn known_labels(model: &SequenceClassifier, examples: &[Labelled]) -> Labels {
     match model.labels() {
@@ -153,26 +189,4 @@ pub fn known_labels(model: &SequenceClassifier, examples: &[Labelled]) -> Labels
             _ => Labels::Classes { names: known.to_vec(), keys: known.to_vec() },
         },
     }
-}
-
-/// The classifier that `args` names, with its adapter active.
-fn load(args: &ModelArgs, device: &Device) -> Result<SequenceClassifier> {
-    let dtype = Some(args.dtype.dtype());
-    let Some(adapter) = &args.adapter else { return SequenceClassifier::load(&args.model, device, dtype) };
-    let model = match labels(adapter)? {
-        // What is new is replaced by what the adapter holds.
-        Some(labels) => SequenceClassifier::load_with_labels(&args.model, labels, 0, device, dtype)?,
-        None => SequenceClassifier::load(&args.model, device, dtype)?,
-    };
-    attach(model, adapter)
-}
-
-/// The labels that come with the adapter, a directory or a compressed file.
-fn labels(adapter: &Path) -> Result<Option<Vec<String>>> {
-    if adapter.is_file() {
-        let labels = Expert::read(adapter)?.files.remove(LABELS_FILE);
-        return labels.map(|labels| serde_json::from_value(labels).map_err(|e| Error::file(adapter, e))).transpose();
-    }
-    let file = adapter.join(LABELS_FILE);
-    file.exists().then(|| read_json(&file)).transpose()
 }

@@ -1,12 +1,12 @@
 //! `peft compress`.
 
 use crate::hub::{self, Kind};
-use crate::loading::{ADAPTER, Text};
+use crate::loading::{Text, attach_to_decoder};
 use crate::output;
 use burn::tensor::{DType, Device};
 use clap::{Args, ValueEnum};
 use peft_adapters::PeftConfig;
-use peft_core::files::Checkpoint;
+use peft_core::files::{Checkpoint, Inputs, OutputFile};
 use peft_core::{CONFIG_FILE, Error, Result, TENSOR_FILE, device, grouped};
 use peft_merge::compeft::{Expert, Mode, Scope, Settings, TaskVector};
 use peft_models::{CausalLm, DecoderConfig};
@@ -101,13 +101,12 @@ struct Tried {
 
 impl Compress {
     pub fn run(mut self, json: bool) -> Result<()> {
-        if self.out.exists() && !self.overwrite {
-            return Err(Error::file(&self.out, "exists already; choose another name or pass --overwrite"));
-        }
         self.source = hub::resolve(&self.source, Kind::Any)?.dir;
         if let Some(base) = &mut self.base {
             *base = hub::resolve(base, Kind::Model)?.dir;
         }
+        let inputs = Inputs::none().and("what is compressed", &self.source).and_maybe("the base", self.base.as_ref());
+        let out = OutputFile::create(&self.out, self.overwrite, &inputs.and_maybe("the data of the search", self.search.as_ref()))?;
         let vector = self.vector()?;
         let grid = self.grid()?;
         let (settings, search) = match (&self.search, grid.as_slice()) {
@@ -119,7 +118,7 @@ impl Compress {
             (None, _) => return Err(Error::InvalidConfig("several densities or alphas need --search to choose among them".into())),
         };
         let expert = vector.compress(&settings)?;
-        let bytes = expert.write(&self.out)?;
+        let bytes = expert.write(out.path())?;
         let bf16_bytes = expert.bf16_bytes();
         let outcome = Outcome {
             out: self.out,
@@ -133,7 +132,7 @@ impl Compress {
             search,
         };
         let text = outcome.text();
-        output::print(json, &outcome, text)
+        output::print_beside(&[out.path()], json, &outcome, text)
     }
 
     fn is_adapter(&self) -> bool {
@@ -263,7 +262,7 @@ impl Validation {
     /// The perplexity with these tensors.
     fn perplexity(&self, tensors: &Checkpoint) -> Result<f64> {
         let model = match &self.model {
-            Model::Adapted(adapted) => peft_adapters::load_from(adapted.0.clone(), &adapted.1, tensors, ADAPTER)?.0,
+            Model::Adapted(adapted) => attach_to_decoder(adapted.0.clone(), &adapted.1, tensors)?,
             Model::Whole(config, device, _) => CausalLm::from_checkpoint(config.as_ref().clone(), tensors, device, Some(DType::F32))?,
         };
         let report = self.job.run(&model, &self.text.tokenizer, |_, _| ())?;

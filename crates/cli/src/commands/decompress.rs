@@ -1,10 +1,9 @@
 //! `peft decompress`.
 
-use super::finetune::copy_checkpoint_files;
 use crate::hub::{self, Kind as Source};
 use crate::output;
 use clap::Args;
-use peft_core::files::{Checkpoint, OutputDir};
+use peft_core::files::{Checkpoint, Inputs, OutputDir, copy_checkpoint_files};
 use peft_core::{Error, Result};
 use peft_merge::compeft::{Expert, Kind};
 use std::path::PathBuf;
@@ -24,14 +23,13 @@ pub struct Decompress {
     /// The directory to write.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Replace the output directory if it exists.
+    /// Replace the output directory if peft has written it.
     #[arg(long)]
     overwrite: bool,
 }
 
 impl Decompress {
     pub fn run(self, json: bool) -> Result<()> {
-        let out = OutputDir::create(&self.out, self.overwrite)?;
         let expert = Expert::read(&self.file)?;
         let base = match (&self.base, expert.kind) {
             (Some(base), _) => Some(hub::resolve(base, Source::Model)?.dir),
@@ -40,6 +38,8 @@ impl Decompress {
                 return Err(Error::file(&self.file, "is the change of a checkpoint; give the one it was compressed against with --base"));
             }
         };
+        let inputs = Inputs::none().and("the compressed file", &self.file).and_maybe("the base", base.as_ref());
+        let out = OutputDir::create(&self.out, self.overwrite, &inputs)?;
         let checkpoint = base.as_deref().map(Checkpoint::open).transpose()?;
         if let Some(base) = base.as_deref().filter(|base| base.is_dir()) {
             copy_checkpoint_files(base, out.path())?;

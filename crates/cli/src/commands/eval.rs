@@ -3,7 +3,7 @@
 use crate::loading::{ModelArgs, Text};
 use crate::output;
 use clap::{Args, ValueEnum};
-use peft_core::files::write_atomic;
+use peft_core::files::{Inputs, OutputFile, write_atomic};
 use peft_core::{Error, LanguageModel, Result};
 use peft_train::evaluate::{self, DataOptions, Job, Report, Task};
 use serde_json::{Value, json};
@@ -51,9 +51,9 @@ pub struct Eval {
     /// Count prompts too, for perplexity.
     #[arg(long)]
     train_on_prompt: bool,
-    /// Longest answer in tokens.
-    #[arg(long, default_value_t = 64)]
-    max_new_tokens: usize,
+    /// Longest answer in tokens [default: 64].
+    #[arg(long, value_name = "N")]
+    max_new_tokens: Option<usize>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -98,6 +98,7 @@ impl Eval {
             return self.encoder(json);
         }
         let tasks = self.tasks()?;
+        let predictions = self.predictions.as_ref().map(|file| OutputFile::create(file, true, &self.inputs(&tasks))).transpose()?;
         let text = Text::of(&self.model)?;
         let model = self.model.load()?;
         let text = text.with_rows(model.vocab_size());
@@ -112,14 +113,26 @@ impl Eval {
             reports.push(job.run(&model, &text.tokenizer, on_progress)?);
             bar.finish_and_clear();
         }
-        if let Some(file) = &self.predictions {
-            write_predictions(file, &reports)?;
+        if let Some(file) = &predictions {
+            write_predictions(file.path(), &reports)?;
         }
         let results: Vec<Value> = reports.iter().map(|report| self.with_model(report.to_json())).collect();
-        match (self.task.is_empty(), results.as_slice()) {
-            (true, [result]) => output::print(json, result, table(&reports)),
-            _ => output::print(json, &json!({ "results": results }), table(&reports)),
-        }
+        let result = match (self.task.is_empty(), results.as_slice()) {
+            (true, [result]) => result.clone(),
+            _ => json!({ "results": results }),
+        };
+        let files: Vec<&Path> = predictions.iter().map(OutputFile::path).collect();
+        output::print_beside(&files, json, &result, table(&reports))
+    }
+
+    /// What is read: the model, the data, and the tasks with theirs.
+    fn inputs(&self, tasks: &[Task]) -> Inputs {
+        let inputs = self.model.inputs().and_maybe("the data", self.data.as_ref());
+        let inputs = self.task.iter().fold(inputs, |all, file| all.and("a task", file));
+        tasks.iter().fold(inputs, |all, task| {
+            let shots = task.few_shot.as_ref().and_then(|few_shot| few_shot.data.as_ref());
+            all.and("the data of a task", &task.data).and_maybe("the few-shot examples of a task", shots)
+        })
     }
 
     /// An encoder is measured by its labels.
@@ -127,7 +140,15 @@ impl Eval {
         let (Some(data), Some(Metric::Classification)) = (&self.data, self.metric) else {
             return Err(Error::InvalidConfig("an encoder is measured with --data and --metric classification".into()));
         };
-        super::classify::evaluate(&self.model, data, self.batch_size, self.max_length, json)
+        let idle = [
+            ("--stride", self.stride.is_some()),
+            ("--train-on-prompt", self.train_on_prompt),
+            ("--max-new-tokens", self.max_new_tokens.is_some()),
+        ];
+        if let Some((flag, _)) = idle.iter().find(|(_, set)| *set) {
+            return Err(Error::InvalidConfig(format!("{flag} is for decoders, and this model is an encoder")));
+        }
+        super::classify::evaluate(&self.model, data, &self.options(), self.predictions.as_deref(), json)
     }
 
     fn tasks(&self) -> Result<Vec<Task>> {
@@ -162,7 +183,7 @@ impl Eval {
             max_length: self.max_length,
             stride: self.stride,
             train_on_prompt: self.train_on_prompt,
-            max_new_tokens: self.max_new_tokens,
+            max_new_tokens: self.max_new_tokens.unwrap_or(64),
         }
     }
 

@@ -1,25 +1,32 @@
 //! `peft finetune`.
 
+use super::report::PAGE_FILE;
 use crate::data::{Data, Padding};
 use crate::hub::{self, Kind, Local};
 use crate::interrupt::Interrupt;
+use crate::loaded::LABELS_FILE;
 use crate::loading::{ADAPTER, Text};
 use crate::output;
 use crate::progress::Show;
 use crate::run::{MethodName, Run};
+use crate::run_checks;
 use crate::run_files;
+use crate::run_state::{self, RunState, STATE_FILE, write_json};
 use burn::module::Module;
 use burn::tensor::{DType, Device};
 use clap::Args;
 use peft_adapters::PeftConfig;
-use peft_core::files::{INDEX_FILE, read_text, write_atomic};
-use peft_core::{Context, Error, Result, Summary, adapt, save_adapter};
+use peft_core::files::{INDEX_FILE, Inputs, RunDir, copy_checkpoint_files};
+use peft_core::{CONFIG_FILE, Context, Error, Result, Summary, TENSOR_FILE, adapt, save_adapter};
 use peft_models::CausalLm;
-use peft_train::{CheckpointDir, LanguageModelling, Report, Task, TrainConfig, Trained, Trainer};
+use peft_train::report::{METRICS_FILE, PARAMETERS_FILE, SAMPLES_FILE, SETTINGS_FILE, SUMMARY_FILE};
+use peft_train::{CheckpointDir, LanguageModelling, Report, Task, TrainConfig, Trained, Trainer, changed};
 use serde::Serialize;
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::SystemTime;
 
 /// Fine-tune a model on a JSONL file.
 #[derive(Args)]
@@ -71,8 +78,19 @@ pub struct Outcome {
     pub page: Option<PathBuf>,
 }
 
+/// How a call of `finetune` ends.
+pub enum Ended {
+    /// It has trained, to the end or to an interrupt.
+    Trained(Box<Outcome>),
+    /// An earlier call had trained to the end and saved everything but had not put it into place: its outcome.
+    Before(Value),
+}
+
 impl Finetune {
     pub fn run(self, json: bool) -> Result<()> {
+        if let Some((name, value)) = self.run.not_finite() {
+            return Err(Error::InvalidConfig(format!("`{name}` is {value}; it must be a finite number")));
+        }
         let run = match &self.config {
             Some(file) => self.run.or(Run::read(file)?)?,
             None => self.run,
@@ -80,7 +98,14 @@ impl Finetune {
         let base = hub::resolve(run.required("model", &run.model)?, Kind::Model)?;
         let run = run.effective(&base.dir);
         let interrupt = Interrupt::listen()?;
-        let outcome = finetune(&run, base, &self.out, self.overwrite, self.resume, &self.show, interrupt.stop.clone())?;
+        let place = prepare(&run, &base, self.config.as_deref(), &self.out, self.overwrite, self.resume)?;
+        let outcome = match finetune(&run, base, &self.out, place, self.resume, &self.show, interrupt.stop.clone())? {
+            Ended::Trained(outcome) => *outcome,
+            Ended::Before(outcome) => {
+                let text = format!("this run was over already; what it has learned is in {} now", self.out.display());
+                return output::print(json, &outcome, text);
+            }
+        };
         let Outcome { report, adapter_dir, page, .. } = &outcome;
         if let Some(checkpoint) = &report.interrupted {
             let text = format!("stopped after step {}; --resume continues from {}", report.steps, checkpoint.display());
@@ -102,28 +127,45 @@ impl Finetune {
     }
 }
 
-/// All settings of a run, beside its adapter.
-const RUN_FILE: &str = "run.yaml";
+/// Fine-tune as `run` says and save into `out`, which is free.
+pub fn finetune_new(run: &Run, base: Local, out: &Path, show: &Show) -> Result<Outcome> {
+    let place = prepare(run, &base, None, out, false, false)?;
+    match finetune(run, base, out, place, false, show, Arc::default())? {
+        Ended::Trained(outcome) => Ok(*outcome),
+        Ended::Before(_) => Err(Error::OutputExists(out.into())),
+    }
+}
 
-/// Fine-tune as `run` says and save into `out`.
-pub fn finetune(run: &Run, base: Local, out: &Path, overwrite: bool, resume: bool, show: &Show, stop: Arc<AtomicBool>) -> Result<Outcome> {
+/// Fine-tune as `run` says and save into `out`, of which `place` is the right to.
+fn finetune(run: &Run, base: Local, out: &Path, place: RunDir, resume: bool, show: &Show, stop: Arc<AtomicBool>) -> Result<Ended> {
     run.required("data", &run.data)?;
-    let config = run.peft_config()?;
+    let encoder = peft_models::is_encoder(&base.dir);
+    run_checks::check(run, encoder)?;
+    let config = run.peft_config();
     let train = run.train_config();
     train.validate()?;
     if let Some(config) = &config {
         config.method().validate()?;
     }
-    prepare(out, overwrite, resume)?;
-    if resume {
-        check_unfinished(out)?;
-        check_continues(run, &out.join(RUN_FILE))?;
+    let devices = run.devices()?;
+    if let Some(outcome) = if resume { run_state::complete(out)? } else { None } {
+        place.finish()?;
+        return Ok(Ended::Before(outcome));
     }
-    let start = Start { run, base, config, train, devices: run.devices()?, out, resume, show, stop };
-    match peft_models::is_encoder(&start.base.dir) {
+    let earlier = if resume { RunState::read(out)? } else { None };
+    let goes_on = resume && earlier.as_ref().is_none_or(RunState::has_begun);
+    if goes_on {
+        check_unfinished(earlier.as_ref(), out)?;
+        check_continues(run, &out.join(SETTINGS_FILE))?;
+    }
+    let state = earlier.unwrap_or_else(RunState::now);
+    let start = Start { run, base, config, train, devices, out, place: &place, resume: goes_on, show, stop, state };
+    let outcome = match encoder {
         true => super::classify::finetune(start),
         false => finetune_decoder(start),
-    }
+    }?;
+    place.finish()?;
+    Ok(Ended::Trained(Box::new(outcome)))
 }
 
 /// What is known before data and model are read.
@@ -135,12 +177,19 @@ pub struct Start<'a> {
     pub train: TrainConfig,
     pub devices: Vec<Device>,
     pub out: &'a Path,
+    place: &'a RunDir,
     resume: bool,
     show: &'a Show,
     stop: Arc<AtomicBool>,
+    state: RunState,
 }
 
 impl Start<'_> {
+    /// When the run began, at its first call: the date that chat templates write.
+    pub fn began(&self) -> SystemTime {
+        self.state.began()
+    }
+
     /// The device of the model, its random numbers seeded.
     pub fn device(&self) -> &Device {
         let device = &self.devices[0];
@@ -170,33 +219,48 @@ impl Start<'_> {
     }
 
     /// Make the output directory and write there what is known before training.
-    pub fn begin(&self, summary: &Summary) -> Result<()> {
-        eprintln!("{summary}");
-        std::fs::create_dir_all(self.out).map_err(|e| Error::io(self.out, e))?;
-        write_atomic(&self.out.join(RUN_FILE), self.run.to_yaml()?.as_bytes())?;
-        run_files::begin(self.out, summary)
+    pub fn begin(&mut self, summary: &Summary) -> Result<()> {
+        output::note(summary);
+        self.place.begin(&FILES)?;
+        let settings = self.run.to_yaml()?;
+        self.state = self.state.clone().on(&self.base.dir, self.run.save_total_limit.is_some())?;
+        match self.resume {
+            true => self.state.go_on(self.out, &settings)?,
+            false => self.state.begin(self.out, &settings)?,
+        }
+        write_json(&self.out.join(PARAMETERS_FILE), summary)
     }
 
     /// Train, and say how it went.
-    pub fn train<M: Module + Sync + 'static, T: Task<M>>(self, model: M, task: T) -> Result<Trained<M>> {
-        let trainer = Trainer::new(self.train, task, self.out).devices(self.devices).resume(self.resume).stop(self.stop);
-        trainer.on_step(self.show.consumer(self.out)?).run(model)
+    pub fn train<M: Module + Sync + 'static, T: Task<M>>(&self, model: M, task: T) -> Result<Trained<M>> {
+        let trainer = Trainer::new(self.train.clone(), task, self.out).devices(self.devices.clone());
+        trainer.resume(self.resume).stop(self.stop.clone()).on_step(self.show.consumer(self.out)?).run(model)
+    }
+
+    /// Say how a run went; of one that is over, `save` writes what it has learned into the directory that it gets.
+    pub fn end(&self, outcome: Outcome, save: impl FnOnce(&Path) -> Result<()>) -> Result<Outcome> {
+        let page = match outcome.report.interrupted {
+            Some(_) => run_files::interrupted(self.out, &outcome)?,
+            None => self.state.finish(self.place, self.out, &outcome, save)?,
+        };
+        Ok(Outcome { page: Some(page), ..outcome })
     }
 }
 
-fn finetune_decoder(start: Start) -> Result<Outcome> {
+fn finetune_decoder(mut start: Start) -> Result<Outcome> {
     let Start { run, out, .. } = start;
     let base = start.base.clone();
     if run.method() == MethodName::Head {
         return Err(Error::InvalidConfig("head trains the classifier of an encoder, and this model is a decoder".into()));
     }
-    let text = Text::load(&base.dir)?;
+    let mut text = Text::load(&base.dir)?;
+    text.template = text.template.map(|template| template.with_now(start.began()));
     let Data { train, eval, stats } = Data::read(&text, run)?;
     let padding = Padding::of(&start.train, train.lengths(), true)?;
-    eprintln!("{stats}\n{padding}");
+    output::note(format_args!("{stats}\n{padding}"));
     let eval_examples = eval.len();
     if run.eval_split.is_some() {
-        eprintln!("{eval_examples} of the examples are set aside for evaluation");
+        output::note(format_args!("{eval_examples} of the examples are set aside for evaluation"));
     }
     let mut samples = run_files::sample_task(run, &text)?;
 
@@ -218,16 +282,15 @@ fn finetune_decoder(start: Start) -> Result<Outcome> {
     if report.interrupted.is_none() {
         samples.after(&model)?;
         run_files::save_samples(out, &samples)?;
-        match &config {
-            Some(config) => save_adapter(&model, ADAPTER, &adapter_config(config, &base, "CAUSAL_LM"), out)?,
-            None => {
-                copy_checkpoint_files(&base.dir, out)?;
-                peft_models::write_weights(&model, out, |_| DType::F32, crate::commands::merge_adapter::SHARD_BYTES)?;
-                set_dtype(out, "float32")?;
-            }
-        }
     }
-    Outcome::new(report, &summary, &stats, eval_examples, padding, out)
+    let outcome = Outcome::new(report, &summary, &stats, eval_examples, padding, out)?;
+    start.end(outcome, |dir| match &config {
+        Some(config) => save_adapter(&model, ADAPTER, &adapter_config(config, &base, "CAUSAL_LM"), dir),
+        None => {
+            copy_checkpoint_files(&base.dir, dir)?;
+            model.save(dir, &base.dir, Some(DType::F32), crate::commands::merge_adapter::SHARD_BYTES).map(drop)
+        }
+    })
 }
 
 /// What an adapter's file says of it and of its base.
@@ -240,7 +303,7 @@ pub fn adapter_config(config: &PeftConfig, base: &Local, task_type: &str) -> ser
 }
 
 impl Outcome {
-    /// Say how a run went, in its directory too.
+    /// How a run went.
     pub fn new(
         report: Report,
         summary: &Summary,
@@ -251,7 +314,7 @@ impl Outcome {
     ) -> Result<Self> {
         let examples = serde_json::to_value(stats).map_err(|e| Error::InvalidConfig(e.to_string()))?;
         let Summary { trainable, total, .. } = *summary;
-        let outcome = Self {
+        Ok(Self {
             report,
             trainable_params: trainable,
             total_params: total,
@@ -260,72 +323,73 @@ impl Outcome {
             padding,
             adapter_dir: out.into(),
             page: None,
-        };
-        let page = run_files::finish(out, &outcome)?;
-        Ok(Self { page: Some(page), ..outcome })
+        })
     }
 }
 
-/// Refuse an output directory with content, unless it may be written over or continued.
-fn prepare(out: &Path, overwrite: bool, resume: bool) -> Result<()> {
-    let has_content = match std::fs::read_dir(out) {
-        Ok(mut entries) => entries.next().is_some(),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
-        Err(e) => return Err(Error::io(out, e)),
+/// What a run writes before it trains; of these `metrics.jsonl` is empty until then.
+const PREPARATION: [&str; 4] = [STATE_FILE, SETTINGS_FILE, PARAMETERS_FILE, SAMPLES_FILE];
+/// What a run may leave in its directory, beside the weights.
+const FILES: [&str; 12] = [
+    STATE_FILE,
+    SETTINGS_FILE,
+    PARAMETERS_FILE,
+    SAMPLES_FILE,
+    METRICS_FILE,
+    SUMMARY_FILE,
+    PAGE_FILE,
+    CONFIG_FILE,
+    TENSOR_FILE,
+    LABELS_FILE,
+    "checkpoints/",
+    "finished/",
+];
+
+/// The output directory: refused with content, unless it may be written over or continued, and where it would harm an input.
+fn prepare(run: &Run, base: &Local, config: Option<&Path>, out: &Path, overwrite: bool, resume: bool) -> Result<RunDir> {
+    let inputs = Inputs::none().and("the model", &base.dir).and_maybe("the data", run.data.as_ref());
+    let inputs = inputs.and_maybe("the evaluation data", run.eval.as_ref());
+    // A run may be given the settings that it, or the run that it replaces, has written: it writes them again.
+    let own = |file: &&Path| file.parent() == Some(out) && (resume || file.file_name() == Some(SETTINGS_FILE.as_ref()));
+    let config = config.filter(|file| !own(file));
+    RunDir::open(out, overwrite || resume, &PREPARATION, &inputs.and_maybe("the settings", config))
+}
+
+/// Refuse to continue a run that is over.
+fn check_unfinished(state: Option<&RunState>, out: &Path) -> Result<()> {
+    let finished = match state {
+        Some(state) => state.is_finished(),
+        // A run of an earlier version: it has its adapter or weights, and no checkpoint.
+        None => {
+            let results = ["adapter_model.safetensors", "model.safetensors", INDEX_FILE];
+            results.iter().any(|name| out.join(name).exists()) && CheckpointDir::new(out.join("checkpoints")).latest().is_none()
+        }
     };
-    if has_content && !overwrite && !resume {
-        return Err(Error::OutputExists(out.into()));
-    }
-    Ok(())
-}
-
-/// Refuse to continue a run that is over: it has its adapter or weights, and no checkpoint.
-fn check_unfinished(out: &Path) -> Result<()> {
-    let results = ["adapter_model.safetensors", "model.safetensors", INDEX_FILE];
-    let finished = results.iter().any(|name| out.join(name).exists()) && CheckpointDir::new(out.join("checkpoints")).latest().is_none();
     match finished {
         true => Err(Error::file(out, "this run is over, so that there is nothing to resume; --overwrite trains anew")),
         false => Ok(()),
     }
 }
 
-/// Refuse to continue a run with settings that would have made another one; what only says where to compute or how often to look may change.
+/// Settings that say where to compute, how often to look or what to keep: they may change when a run goes on.
+const MAY_CHANGE: [&str; 6] = ["eval", "eval_steps", "save_steps", "save_total_limit", "samples", "device"];
+
+/// Refuse to continue a run with settings that would have made another one.
 fn check_continues(run: &Run, file: &Path) -> Result<()> {
     if !file.exists() {
         return Ok(());
     }
-    let settings = |run: Run| {
-        Run { eval: None, eval_steps: None, save_steps: None, save_total_limit: None, samples: None, device: None, ..run }.to_yaml()
+    let settings = |run: &Run| {
+        let mut settings = run.to_map()?;
+        settings.retain(|name, _| !MAY_CHANGE.contains(&name.as_str()));
+        Ok(settings)
     };
-    match settings(Run::read(file)?)? == settings(run.clone())? {
+    let changed = changed(&settings(&Run::read(file)?)?, &settings(run)?);
+    match changed.is_empty() {
         true => Ok(()),
-        false => Err(Error::file(file, "--resume needs the settings of the run that it continues, which this file holds")),
-    }
-}
-
-/// Copy a checkpoint's small files (configuration, tokenizer), without weights.
-pub fn copy_checkpoint_files(from: &Path, to: &Path) -> Result<()> {
-    let entries = std::fs::read_dir(from).map_err(|e| Error::io(from, e))?;
-    for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()) {
-        let name = path.file_name().unwrap_or_default();
-        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-        let is_index = name.to_string_lossy().ends_with(".index.json");
-        if matches!(extension, "json" | "jinja" | "txt" | "model") && !is_index {
-            std::fs::copy(&path, to.join(name)).map_err(|e| Error::io(&path, e))?;
+        false => {
+            let reason = format!("--resume needs the settings of the run that it continues, which this file holds: {}", changed.join("; "));
+            Err(Error::file(file, reason))
         }
     }
-    Ok(())
-}
-
-/// Let `config.json` in `dir` name the type of the weights that were written.
-fn set_dtype(dir: &Path, dtype: &str) -> Result<()> {
-    let path = dir.join("config.json");
-    let mut config: serde_json::Value = serde_json::from_str(&read_text(&path)?).map_err(|e| Error::file(&path, e))?;
-    for key in ["dtype", "torch_dtype"] {
-        if let Some(value) = config.get_mut(key) {
-            *value = dtype.into();
-        }
-    }
-    let text = serde_json::to_string_pretty(&config).map_err(|e| Error::file(&path, e))?;
-    write_atomic(&path, text.as_bytes())
 }

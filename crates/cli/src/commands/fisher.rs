@@ -7,7 +7,7 @@ use crate::output;
 use burn::module::Module;
 use burn::tensor::{DType, Device};
 use clap::{Args, ValueEnum};
-use peft_core::files::Checkpoint;
+use peft_core::files::{Checkpoint, Inputs, OutputFile, state_of};
 use peft_core::{Error, LanguageModel, Result, Site, TextClassifier, Texts, device, seed};
 use peft_merge::fisher::{self, Estimator, FISHER_FILE, FisherConfig, FisherMeta, Prediction};
 use peft_models::encoder::{Problem, SequenceClassifier};
@@ -19,6 +19,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+/// The end of the name of what a run that is cut leaves.
+const PARTIAL: &str = ".partial";
 /// How often the sums are kept for a run that is cut.
 const KEEP_EVERY: Duration = Duration::from_secs(300);
 
@@ -97,7 +99,7 @@ struct Source {
     dir: PathBuf,
     checkpoint: Checkpoint,
     device: Device,
-    out: PathBuf,
+    out: OutputFile,
 }
 
 impl Fisher {
@@ -107,9 +109,7 @@ impl Fisher {
         }
         let dir = hub::resolve(&self.model, Kind::Model)?.dir;
         let out = self.out.clone().unwrap_or_else(|| dir.join(FISHER_FILE));
-        if out.exists() && !self.overwrite {
-            return Err(Error::OutputExists(out));
-        }
+        let out = OutputFile::create(&out, self.overwrite, &Inputs::none().and("the model", &dir).and("the data", &self.data))?;
         let source = Source { checkpoint: Checkpoint::open(&dir)?, device: device::parse(&self.device)?.autodiff(), dir, out };
         let outcome = match peft_models::is_encoder(&source.dir) {
             true => self.encoder(&source)?,
@@ -122,7 +122,7 @@ impl Fisher {
             outcome.seconds,
             outcome.out.display()
         );
-        output::print(json, &outcome, text)
+        output::print_beside(&[source.out.path()], json, &outcome, text)
     }
 
     fn decoder(&self, source: &Source) -> Result<Outcome> {
@@ -215,7 +215,9 @@ impl Fisher {
         let data = self.data_id()?;
         let model_hash = fisher::model_hash(&source.checkpoint)?;
         let settings = (rows.len(), self.max_length, self.train_on_prompt, self.include_head);
-        let kept = Kept::new(&source.out, format!("{model_hash} {data} {settings:?} {:?}", fisher.config()));
+        let state = state_of(&source.dir)?;
+        let fingerprint = format!("{model_hash} {data} {settings:?} {:?} {state}", fisher.config());
+        let kept = Kept { file: source.out.beside(PARTIAL), fingerprint };
         let resumed = kept.take_up(&mut fisher)?;
         let interrupt = Interrupt::listen()?;
         let bar = output::bar(rows.len(), "estimating");
@@ -226,12 +228,14 @@ impl Fisher {
             bar.inc(1);
             let stop = interrupt.stop.load(Ordering::Relaxed);
             if stop || saved.elapsed() > KEEP_EVERY {
-                fisher.save(&kept.file, &kept.fingerprint)?;
+                kept.save(&fisher)?;
                 saved = Instant::now();
             }
             if stop {
                 bar.finish_and_clear();
-                eprintln!("stopped after {} of {} examples; the same command goes on from there", fisher.examples(), rows.len());
+                let again =
+                    if kept.file.is_some() { "the same command goes on from there" } else { "nothing could be kept beside the output" };
+                output::note(format_args!("stopped after {} of {} examples; {again}", fisher.examples(), rows.len()));
                 interrupt.exit();
             }
         }
@@ -244,10 +248,10 @@ impl Fisher {
         let model = fisher.into_model()?;
         let tensors = weights(&model, |_| DType::F32)?.into_iter().filter(|tensor| paths.contains(&tensor.name)).collect::<Vec<_>>();
         let parameters = tensors.iter().map(|tensor| tensor.info.shape.iter().product::<usize>()).sum();
-        let bytes = fisher::write(&source.out, tensors, &meta)?;
-        kept.remove()?;
+        let bytes = fisher::write(source.out.path(), tensors, &meta)?;
+        source.out.forget(PARTIAL)?;
         let seconds = started.elapsed().as_secs_f64();
-        Ok(Outcome { out: source.out.clone(), bytes, meta, parameters, resumed_examples: resumed, seconds })
+        Ok(Outcome { out: source.out.path().into(), bytes, meta, parameters, resumed_examples: resumed, seconds })
     }
 
     /// The name of the data file and what tells its content apart.
@@ -297,29 +301,23 @@ fn next_tokens(model: &CausalLm, row: &Encoded, batcher: &Batcher) -> Prediction
 
 /// What a run that is cut leaves beside its result.
 struct Kept {
-    file: PathBuf,
+    /// Nowhere beside a device or a pipe.
+    file: Option<PathBuf>,
     fingerprint: String,
 }
 
 impl Kept {
-    fn new(out: &Path, fingerprint: String) -> Self {
-        let mut file = out.as_os_str().to_owned();
-        file.push(".partial");
-        Self { file: file.into(), fingerprint }
-    }
-
     /// The number of examples that need not be looked at again.
     fn take_up<M: Module>(&self, fisher: &mut fisher::Fisher<M>) -> Result<usize> {
-        if self.file.exists() && fisher.restore(&self.file, &self.fingerprint)? {
-            eprintln!("going on after {} examples of an earlier run", fisher.examples());
+        if let Some(file) = self.file.as_ref().filter(|file| file.exists())
+            && fisher.restore(file, &self.fingerprint)?
+        {
+            output::note(format_args!("going on after {} examples of an earlier run", fisher.examples()));
         }
         Ok(fisher.examples())
     }
 
-    fn remove(&self) -> Result<()> {
-        match self.file.exists() {
-            true => std::fs::remove_file(&self.file).map_err(|e| Error::io(&self.file, e)),
-            false => Ok(()),
-        }
+    fn save<M: Module>(&self, fisher: &fisher::Fisher<M>) -> Result<()> {
+        self.file.as_ref().map_or(Ok(()), |file| fisher.save(file, &self.fingerprint))
     }
 }

@@ -5,9 +5,10 @@ use crate::output;
 use clap::Args;
 use peft_adapters::PeftConfig;
 use peft_core::files::Checkpoint;
-use peft_core::{CONFIG_FILE, Error, Result, TENSOR_FILE, grouped};
+use peft_core::hf::{self, AdapterFiles};
+use peft_core::{CONFIG_FILE, Error, Result, grouped};
 use peft_merge::compeft::{self, EXTENSION, Entry, Expert, Settings};
-use peft_models::DecoderConfig;
+use peft_models::{DecoderConfig, EncoderConfig};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -52,7 +53,8 @@ impl Inspect {
         let mut description = match (is_compressed, is_adapter) {
             (true, _) => compressed(&dir)?,
             (false, true) => adapter(&dir)?,
-            (false, false) => checkpoint(&dir)?,
+            (false, false) if peft_models::is_encoder(&dir) => encoder(&dir)?,
+            (false, false) => decoder(&dir)?,
         };
         if !self.sites {
             description.tensors = None;
@@ -62,9 +64,25 @@ impl Inspect {
     }
 }
 
-fn checkpoint(dir: &Path) -> Result<Description> {
-    let config = DecoderConfig::read(dir)?;
+fn encoder(dir: &Path) -> Result<Description> {
+    let (config, file) = (EncoderConfig::read(dir)?, Checkpoint::open(dir)?);
+    let mut settings = BTreeMap::from([
+        ("hidden size", config.hidden_size.to_string()),
+        ("layers", config.num_hidden_layers.to_string()),
+        ("heads", format!("{} of {}", config.num_attention_heads, config.hidden_size / config.num_attention_heads)),
+        ("feed-forward size", config.intermediate_size.to_string()),
+        ("vocabulary", config.vocab_size.to_string()),
+        ("longest text", format!("{} tokens", config.max_tokens())),
+    ]);
+    if file.keys().any(|key| key.starts_with("classifier.")) {
+        settings.insert("labels", config.labels.join(", "));
+    }
+    Ok(describe("checkpoint", config.architecture(), &file, settings))
+}
+
+fn decoder(dir: &Path) -> Result<Description> {
     let file = Checkpoint::open(dir)?;
+    let config = DecoderConfig::read(dir)?.as_stored(&file)?;
     let rope = format!("theta {}, scaling {:?}", config.rope.theta, config.rope.scaling);
     let settings = BTreeMap::from([
         ("hidden size", config.hidden_size.to_string()),
@@ -81,7 +99,7 @@ fn checkpoint(dir: &Path) -> Result<Description> {
 
 fn adapter(dir: &Path) -> Result<Description> {
     let mut config = PeftConfig::read(dir)?;
-    let file = Checkpoint::open_file(&dir.join(TENSOR_FILE))?;
+    let file = AdapterFiles::open(dir)?.tensors;
     let mut settings = BTreeMap::from([
         ("base model", config.common_mut().base_model_name_or_path.clone().unwrap_or_else(|| "not named".into())),
         ("trained modules", modules(&file).join(", ")),
@@ -119,12 +137,8 @@ fn compressed(file: &Path) -> Result<Description> {
 
 /// The last components of the modules that have tensors in the adapter's file.
 fn modules(file: &Checkpoint) -> Vec<String> {
-    let suffixes = ["lora_", "ia3_l", "vera_lambda", "base_layer", "weight", "bias"];
-    let module = |key: &str| {
-        let path: Vec<&str> = key.split('.').take_while(|part| !suffixes.iter().any(|s| part.starts_with(s))).collect();
-        path.last().map(|name| name.to_string())
-    };
-    let mut names: Vec<String> = file.keys().filter(|key| !key.starts_with("base_model.vera")).filter_map(module).collect();
+    let named = |key: hf::Key| key.module.rsplit('.').next().map(String::from).filter(|name| !name.is_empty());
+    let mut names: Vec<String> = file.keys().filter_map(hf::Key::parse).filter_map(named).collect();
     names.sort();
     names.dedup();
     names

@@ -5,7 +5,7 @@ use crate::output;
 use burn::module::Module;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use clap::Args;
-use peft_core::files::{TensorSource, pytorch_metadata, write_safetensors};
+use peft_core::files::{OutputFile, TensorSource, pytorch_metadata, write_safetensors};
 use peft_core::{Error, LanguageModel, Result};
 use std::path::PathBuf;
 
@@ -27,6 +27,7 @@ pub struct Logits {
 impl Logits {
     pub fn run(mut self, json: bool) -> Result<()> {
         self.model.resolve()?;
+        let out = OutputFile::create(&self.out, true, &self.model.inputs())?;
         let model = self.model.load()?;
         let vocabulary = model.vocab_size();
         if let Some(id) = self.tokens.iter().find(|id| **id as usize >= vocabulary) {
@@ -40,8 +41,8 @@ impl Logits {
         let d = hidden.dims()[2];
         let logits = model.head(hidden.reshape([length, d]));
         let source = TensorSource::from_tensor("logits", logits, DType::F32)?;
-        write_safetensors(&self.out, [source], &pytorch_metadata())?;
+        write_safetensors(out.path(), [source], &pytorch_metadata())?;
         let outcome = serde_json::json!({ "out": self.out, "tokens": length, "vocabulary": vocabulary });
-        output::print(json, &outcome, format!("logits [{length}, {vocabulary}] written to {}", self.out.display()))
+        output::print_beside(&[out.path()], json, &outcome, format!("logits [{length}, {vocabulary}] written to {}", self.out.display()))
     }
 }

@@ -1,13 +1,15 @@
 //! `peft merge`.
 
+use super::merge_parts::Parts;
 use super::merge_search::{Found, Search};
 use crate::commands::merge_trained::{self, Arguments};
 use crate::hub::{self, Kind};
 use crate::output;
 use clap::Args;
 use indicatif::HumanBytes;
-use peft_core::Result;
-use peft_merge::{ModelDir, ModelRef, Plan, Recipe, Vocabulary, Workshop};
+use peft_core::files::{Inputs, OutputDir};
+use peft_core::{Error, Result};
+use peft_merge::{Finished, ModelDir, ModelRef, Plan, Recipe, Workshop};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,6 +25,7 @@ use std::time::Instant;
     Methods that learn how to merge (adamerging, atlas, concrete_task_arithmetic, concrete_adamerging) take a base_model, models, parameters, and\n\
     data with a file for each task:\n\n  \
     data:\n    - {task: first, file: first.jsonl}\n\n\
+    A recipe of several documents, each but the last with a `name`, merges merges (mergekit-multi).\n\n\
     Models are directories or hub ids; `model+adapter` is a model with an adapter of LoRA in it. A merge that is cut goes on where it was when the command is given again.")]
 pub struct Merge {
     /// What to merge and how, as YAML.
@@ -31,7 +34,7 @@ pub struct Merge {
     /// Directory for the merged checkpoint.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Replace the output directory if it exists.
+    /// Replace the output directory if peft has written it.
     #[arg(long)]
     overwrite: bool,
     /// Say what would be done, and do nothing.
@@ -41,6 +44,9 @@ pub struct Merge {
     /// --evaluate [default: 0].
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// Merge models although their configurations or tokenizers say that they compute in different ways (mergekit's --allow-crimes).
+    #[arg(long)]
+    allow_incompatible: bool,
     /// The largest file of the checkpoint, such as 500MB or 5GB.
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
     shard_size: u64,
@@ -93,17 +99,35 @@ impl Merge {
             return self.run_trained(json);
         }
         let started = Instant::now();
-        let recipe = Recipe::read(&self.recipe)?;
-        let directories = directories(&recipe)?;
-        let plan = Plan::new(recipe, &directories, self.seed.unwrap_or(0))?;
+        let mut recipes = Recipe::read_all(&self.recipe)?;
+        recipes.iter_mut().for_each(|recipe| recipe.allow_incompatible = self.allow_incompatible);
+        let Some(recipe) = recipes.pop() else { return Err(Error::file(&self.recipe, "holds no recipe")) };
         if self.dry_run {
+            if let Some(earlier) = recipes.first().and_then(|recipe| recipe.name.as_ref()) {
+                let reason = format!(
+                    "--dry-run is for recipes of one document; models of this one are merges, such as {earlier}, that do not exist yet"
+                );
+                return Err(Error::file(&self.recipe, reason));
+            }
+            let plan = self.plan(recipe, &Parts::default())?;
             let planned = DryRun::of(&plan, self.shard_size)?;
             return output::print(json, &planned, planned.text());
         }
+        // What is wrong with the place of the result is better known before the first of several merges.
+        let out = OutputDir::create(&self.out, self.overwrite, &self.inputs(&recipes, &recipe)?)?;
+        let mut parts = Parts::default();
+        for recipe in recipes {
+            let name = recipe.name.clone().unwrap_or_default();
+            let place = parts.place(&self.out, &name)?;
+            let plan = self.plan(recipe, &parts)?;
+            output::note(format_args!("merging {name} first"));
+            write(&plan, OutputDir::create(&place, self.overwrite, &plan.inputs())?, self.shard_size)?;
+            parts.done.insert(name, place);
+        }
+        let plan = self.plan(recipe, &parts)?;
+        plan.inputs().check_dir(&self.out)?;
         let (plan, search) = self.search.choose(plan, self.seed.unwrap_or(0), &self.device)?;
-        let bar = output::byte_bar(plan.bytes(), "merging");
-        let finished = Workshop::open(&plan, &self.out, self.overwrite, self.shard_size)?.run(&|bytes| bar.inc(bytes))?;
-        bar.finish_and_clear();
+        let finished = write(&plan, out, self.shard_size)?;
         let outcome = Outcome {
             out: &finished.out,
             method: plan.recipe.method.name,
@@ -132,10 +156,32 @@ impl Merge {
         output::print(json, &outcome, text)
     }
 
+    fn plan(&self, recipe: Recipe, parts: &Parts) -> Result<Plan> {
+        let directories = directories(&recipe, parts)?;
+        let plan = Plan::new(recipe, &directories, self.seed.unwrap_or(0))?;
+        if self.seed.is_some() && parts.done.is_empty() && !plan.is_random() && !self.search.is_asked_for() {
+            tracing::warn!("--seed has no effect: {} draws no random numbers", plan.recipe.method.name);
+        }
+        Ok(plan)
+    }
+
+    /// What the merge reads, results of earlier documents of the recipe aside.
+    fn inputs(&self, earlier: &[Recipe], last: &Recipe) -> Result<Inputs> {
+        let is_part = |name: &ModelRef| earlier.iter().any(|recipe| recipe.name.as_ref() == Some(&name.model));
+        let names = earlier.iter().chain([last]).flat_map(Recipe::directories).filter(|name| !is_part(name));
+        let recipe = self.search.inputs(Inputs::none().and("the recipe", &self.recipe));
+        names.into_iter().try_fold(recipe, |all, name| {
+            let place = directory(name, &Parts::default())?;
+            let all = all.and_named("a model of the recipe", &name.model, place.model);
+            Ok(all.and_maybe(format!("the adapter of {name}"), place.adapter))
+        })
+    }
+
     fn run_trained(&self, json: bool) -> Result<()> {
-        let Self { recipe, out, overwrite, dry_run, seed, shard_size, device, search } = self;
+        let Self { recipe, out, overwrite, dry_run, seed, allow_incompatible, shard_size, device, search } = self;
         search.refuse("a method that is trained: its `data` says what it learns from")?;
-        let arguments = Arguments { recipe, out, overwrite: *overwrite, dry_run: *dry_run, seed: *seed, shard_size: *shard_size, device };
+        let (overwrite, dry_run, allow_incompatible) = (*overwrite, *dry_run, *allow_incompatible);
+        let arguments = Arguments { recipe, out, overwrite, dry_run, seed: *seed, allow_incompatible, shard_size: *shard_size, device };
         merge_trained::run(&arguments, json)
     }
 }
@@ -177,17 +223,24 @@ impl<'a> DryRun<'a> {
 }
 
 /// Where the models of a recipe and their adapters lie; hub ids are downloaded.
-fn directories(recipe: &Recipe) -> Result<BTreeMap<ModelRef, ModelDir>> {
-    let tokenizer = match recipe.tokenizer.as_ref().map(|tokenizer| &tokenizer.source) {
-        Some(Vocabulary::Of(model)) => Some(model),
-        _ => None,
+fn directories(recipe: &Recipe, parts: &Parts) -> Result<BTreeMap<ModelRef, ModelDir>> {
+    recipe.directories().into_iter().map(|name| Ok((name.clone(), directory(name, parts)?))).collect()
+}
+
+fn directory(name: &ModelRef, parts: &Parts) -> Result<ModelDir> {
+    let model = match parts.done.get(&name.model) {
+        Some(part) => part.clone(),
+        None => hub::resolve(Path::new(&name.model), Kind::Model)?.dir,
     };
-    let resolve = |name: &ModelRef| {
-        let model = hub::resolve(Path::new(&name.model), Kind::Model)?.dir;
-        let adapter = name.adapter.as_ref().map(|adapter| hub::resolve(Path::new(adapter), Kind::Adapter)).transpose()?;
-        Ok((name.clone(), ModelDir { model, adapter: adapter.map(|adapter| adapter.dir) }))
-    };
-    recipe.models().into_iter().chain(tokenizer).map(resolve).collect()
+    let adapter = name.adapter.as_ref().map(|adapter| hub::resolve(Path::new(adapter), Kind::Adapter)).transpose()?;
+    Ok(ModelDir { model, adapter: adapter.map(|adapter| adapter.dir) })
+}
+
+fn write(plan: &Plan, out: OutputDir, shard_bytes: u64) -> Result<Finished> {
+    let bar = output::byte_bar(plan.bytes(), "merging");
+    let finished = Workshop::at(plan, out, shard_bytes)?.run(&|bytes| bar.inc(bytes))?;
+    bar.finish_and_clear();
+    Ok(finished)
 }
 
 /// A number of bytes as people write it: 300MB, 5GB, or without a unit.

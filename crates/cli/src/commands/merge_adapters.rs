@@ -5,8 +5,8 @@ use crate::output;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use indicatif::HumanBytes;
-use peft_core::files::{OutputDir, TextFiles};
-use peft_core::{Error, Result};
+use peft_core::Result;
+use peft_core::files::{Inputs, OutputDir, TextFiles};
 use peft_merge::adapters::{AdapterMerge, COMBINATIONS, Combination, Lora, MergedModule, Settings};
 use peft_merge::rules::Majority;
 use serde::Serialize;
@@ -53,7 +53,7 @@ pub struct MergeAdapters {
     /// Directory for the merged adapter.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Replace the output directory if it exists.
+    /// Replace the output directory if peft has written it.
     #[arg(long)]
     overwrite: bool,
     /// Say what would be done, and do nothing.
@@ -100,8 +100,9 @@ impl MergeAdapters {
             outcome.plan = Some(merge.modules.iter().map(|module| row(&merge, module)).collect());
             return output::print(json, &outcome, outcome.planned());
         }
-        self.refuse_input(&merge)?;
-        let out = OutputDir::create(&self.out, self.overwrite)?;
+        let adapters =
+            merge.adapters.iter().fold(Inputs::none(), |all, adapter| all.and_named("one of the adapters", &adapter.name, &adapter.path));
+        let out = OutputDir::create(&self.out, self.overwrite, &adapters)?;
         self.note_slow(&merge);
         let bar = output::bar(merge.modules.len(), "merging");
         outcome.bytes = Some(merge.write(out.path(), &|| bar.inc(1))?);
@@ -140,19 +141,9 @@ impl MergeAdapters {
         let exact = self.combination.drops() && self.combination.decomposes() && self.svd_iterations.is_none();
         let large = merge.modules.iter().filter(|module| module.site.rows.min(module.site.columns) >= LARGE).count();
         if exact && large > 0 {
-            eprintln!(
+            output::note(format_args!(
                 "note: exact decompositions of large weights ({large} here) take long; --svd-iterations 8 is much faster and nearly as close"
-            );
-        }
-    }
-
-    fn refuse_input(&self, merge: &AdapterMerge) -> Result<()> {
-        let Ok(target) = self.out.canonicalize() else { return Ok(()) };
-        match merge.adapters.iter().find(|adapter| adapter.path.canonicalize().is_ok_and(|path| path == target)) {
-            Some(adapter) => {
-                Err(Error::InvalidConfig(format!("{} is one of the adapters; write the result to another directory", adapter.name)))
-            }
-            None => Ok(()),
+            ));
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::loading::Text;
 use crate::output;
 use burn::tensor::{DType, Device};
 use clap::Args;
-use peft_core::files::Checkpoint;
+use peft_core::files::{Checkpoint, Inputs};
 use peft_core::{Error, Result, device};
 use peft_merge::{Candidates, Plan, candidates};
 use peft_models::encoder::{EncoderConfig, SequenceClassifier};
@@ -51,6 +51,16 @@ struct Tried {
 }
 
 impl Search {
+    /// Whether weights are searched for.
+    pub fn is_asked_for(&self) -> bool {
+        !self.evaluate.is_empty()
+    }
+
+    /// `inputs`, and the files of the evaluation.
+    pub fn inputs(&self, inputs: Inputs) -> Inputs {
+        self.evaluate.iter().fold(inputs, |all, file| all.and("the data of the evaluation", file))
+    }
+
     /// An error if weights are searched for in vain.
     pub fn refuse(&self, by: &str) -> Result<()> {
         match self.evaluate.is_empty() {
@@ -67,7 +77,13 @@ impl Search {
         let models = plan.recipe.slices.first().map_or(0, |slice| slice.sources.len());
         let which = if models == 2 { Candidates::Grid(self.candidates) } else { Candidates::Random(self.candidates) };
         let candidates = candidates(which, models, seed)?;
-        let validation = self.validation(&plan.models[0].dir, device)?;
+        // Where the result has another vocabulary, texts are read by it.
+        let result = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), e))?;
+        let dir = match plan.alignment {
+            Some(_) => plan.write_extras(result.path()).map(|()| result.path())?,
+            None => &plan.models[0].dir,
+        };
+        let validation = self.validation(dir, device)?;
         let bar = output::bar(candidates.len(), "searching");
         let mut tried = Vec::with_capacity(candidates.len());
         for weights in candidates {

@@ -12,6 +12,7 @@ pub mod logits;
 pub mod merge;
 pub mod merge_adapter;
 pub mod merge_adapters;
+pub mod merge_parts;
 pub mod merge_search;
 pub mod merge_trained;
 pub mod methods;

@@ -1,14 +1,14 @@
 //! `peft quickstart`.
 
-use crate::commands::finetune::finetune;
+use crate::commands::finetune::finetune_new;
 use crate::hub::{self, Kind};
 use crate::loading::{Text, load_adapted};
 use crate::output;
 use crate::progress::Show;
 use crate::run::Run;
 use clap::Args;
-use peft_core::files::OutputDir;
-use peft_core::{Error, Names, Result, device};
+use peft_core::files::{Inputs, OutputDir, disk, write_atomic};
+use peft_core::{Names, Result, device};
 use peft_train::data::read_examples;
 use peft_train::evaluate::exact_match;
 use serde::Serialize;
@@ -24,7 +24,7 @@ pub struct Quickstart {
     /// Directory for model, data and adapter.
     #[arg(long, value_name = "DIR", default_value = "peft-quickstart")]
     out: PathBuf,
-    /// Replace the output directory if it exists.
+    /// Replace the output directory if peft has written it.
     #[arg(long)]
     overwrite: bool,
 }
@@ -55,7 +55,9 @@ const DATA: &[(&str, &[u8])] = &[
 impl Quickstart {
     pub fn run(self, json: bool) -> Result<()> {
         let began = Instant::now();
-        let out = OutputDir::create(&self.out, self.overwrite)?;
+        let out = OutputDir::create(&self.out, self.overwrite, &Inputs::none())?;
+        // Until the adapter is there too.
+        let _lock = out.lock();
         unpack(&out.path().join("model"), MODEL)?;
         unpack(out.path(), DATA)?;
         let out = out.commit()?;
@@ -78,7 +80,7 @@ impl Quickstart {
             ..Run::default()
         };
         let base = hub::resolve(&model, Kind::Model)?;
-        let trained = finetune(&run.effective(&model), base, &adapter, false, false, &Show::default(), Default::default())?;
+        let trained = finetune_new(&run.effective(&model), base, &adapter, &Show::default())?;
         let after = accuracy(&model, Some(&adapter), &eval)?;
         let outcome = Outcome {
             accuracy_before: before,
@@ -105,12 +107,8 @@ impl Quickstart {
 }
 
 fn unpack(dir: &Path, files: &[(&str, &[u8])]) -> Result<()> {
-    std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
-    for (name, bytes) in files {
-        let path = dir.join(name);
-        std::fs::write(&path, bytes).map_err(|e| Error::io(path, e))?;
-    }
-    Ok(())
+    disk::create_dir_all(dir)?;
+    files.iter().try_for_each(|(name, bytes)| write_atomic(&dir.join(name), bytes))
 }
 
 fn accuracy(model: &Path, adapter: Option<&Path>, data: &Path) -> Result<f64> {

@@ -2,11 +2,13 @@
 
 use crate::output;
 use clap::Args;
-use peft_core::files::write_atomic;
+use peft_core::files::{Inputs, OutputFile, write_atomic};
 use peft_core::{Error, Result};
-use peft_train::report::{RunRecord, page, write_csv, write_events};
+use peft_train::report::{
+    METRICS_FILE, PARAMETERS_FILE, RunRecord, SAMPLES_FILE, SETTINGS_FILE, SUMMARY_FILE, page, write_csv, write_events,
+};
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Make a page about a fine-tuning run, or compare several.
 #[derive(Args)]
@@ -38,6 +40,8 @@ struct Outcome {
 
 /// The page in a run's directory.
 pub const PAGE_FILE: &str = "report.html";
+/// What a report is made from.
+const RECORDS: [&str; 5] = [METRICS_FILE, SETTINGS_FILE, SUMMARY_FILE, PARAMETERS_FILE, SAMPLES_FILE];
 
 impl Report {
     pub fn run(self, json: bool) -> Result<()> {
@@ -46,18 +50,24 @@ impl Report {
             [run] => run.join(PAGE_FILE),
             _ => "comparison.html".into(),
         });
-        write_atomic(&out, page(&runs)?.as_bytes())?;
-        if let Some(file) = &self.csv {
-            write_csv(file, &runs)?;
+        let inputs = self.runs.iter().flat_map(|run| RECORDS.map(|name| run.join(name)));
+        let inputs = inputs.fold(Inputs::none(), |all, file| all.and("a record of a run", file));
+        let place = OutputFile::create(&out, true, &inputs)?;
+        let csv = self.csv.as_ref().map(|file| OutputFile::create(file, true, &inputs)).transpose()?;
+        if let Some(directory) = self.tensorboard.as_ref().filter(|directory| directory.is_file()) {
+            return Err(Error::file(directory, "is a file; --tensorboard takes a directory"));
+        }
+        write_atomic(place.path(), page(&runs)?.as_bytes())?;
+        if let Some(file) = &csv {
+            write_csv(file.path(), &runs)?;
         }
         if let Some(directory) = &self.tensorboard {
-            if directory.is_file() {
-                return Err(Error::file(directory, "is a file; --tensorboard takes a directory"));
-            }
             write_events(directory, &runs)?;
         }
         let written = [Some(&out), self.csv.as_ref(), self.tensorboard.as_ref()];
         let text: Vec<String> = written.into_iter().flatten().map(|path| format!("wrote {}", path.display())).collect();
-        output::print(json, &Outcome { report: out.clone(), csv: self.csv.clone(), tensorboard: self.tensorboard.clone() }, text.join("\n"))
+        let outcome = Outcome { report: out.clone(), csv: self.csv.clone(), tensorboard: self.tensorboard.clone() };
+        let files: Vec<&Path> = [Some(&place), csv.as_ref()].into_iter().flatten().map(OutputFile::path).collect();
+        output::print_beside(&files, json, &outcome, text.join("\n"))
     }
 }

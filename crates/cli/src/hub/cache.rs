@@ -92,7 +92,7 @@ impl RepoCache {
         let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(|e| Error::io(&path, e))?;
         let locked = match file.try_lock() {
             Err(TryLockError::WouldBlock) => {
-                eprintln!("waiting for another program that downloads the same file");
+                crate::output::note("waiting for another program that downloads the same file");
                 file.lock()
             }
             Err(TryLockError::Error(e)) => Err(e),

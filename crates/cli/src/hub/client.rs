@@ -6,14 +6,15 @@ use super::settings::Settings;
 use peft_core::Result;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::time::Duration;
-use ureq::config::RedirectAuthHeaders;
-use ureq::http::{HeaderMap, Response};
+use ureq::http::{HeaderMap, Response, Uri};
 use ureq::{Agent, Body};
 
 /// How long a server may be silent.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The longest listing that is read, in bytes.
 const LISTING_BYTES: u64 = 64 << 20;
+/// How many redirections lead to an answer.
+const REDIRECTIONS: usize = 10;
 /// What stands in a part of a path as it is.
 const PART: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// What stands in a path as it is.
@@ -32,8 +33,8 @@ impl Client {
     pub fn new(settings: &Settings) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
-            // The hub redirects to where large files are. The token is for the hub alone.
-            .redirect_auth_headers(RedirectAuthHeaders::SameHost)
+            // Redirections are followed here, since the token is for the hub alone.
+            .max_redirects(0)
             .https_only(settings.endpoint.starts_with("https://"))
             .user_agent(concat!("peft/", env!("CARGO_PKG_VERSION")))
             .timeout_connect(Some(PATIENCE))
@@ -64,15 +65,29 @@ impl Client {
     }
 
     /// Ask for what is at `url`, from byte `start` on.
+    ///
+    /// Redirections are followed: the hub redirects to where large files are. The token goes to the hub's own scheme, host and port
+    /// alone, and not again once a redirection has left them.
     pub fn get(&self, url: &str, start: u64) -> Result<Response<Body>, ureq::Error> {
-        let mut request = self.agent.get(url);
-        if let Some(token) = &self.token {
-            request = request.header("Authorization", format!("Bearer {token}"));
+        let mut url: Uri = url.parse().map_err(ureq::http::Error::from)?;
+        let hub = origin(&self.endpoint.parse().map_err(ureq::http::Error::from)?);
+        let mut token = self.token.as_ref();
+        for _ in 0..REDIRECTIONS {
+            token = token.filter(|_| origin(&url) == hub);
+            let mut request = self.agent.get(&url);
+            if let Some(token) = token {
+                request = request.header("Authorization", format!("Bearer {token}"));
+            }
+            if start > 0 {
+                request = request.header("Range", format!("bytes={start}-"));
+            }
+            let response = request.call()?;
+            match response.status().as_u16() {
+                301 | 302 | 303 | 307 | 308 => url = redirected(&url, response.headers())?,
+                _ => return Ok(response),
+            }
         }
-        if start > 0 {
-            request = request.header("Range", format!("bytes={start}-"));
-        }
-        request.call()
+        Err(ureq::Error::TooManyRedirects)
     }
 
     fn unreachable(&self, error: &ureq::Error) -> String {
@@ -100,6 +115,74 @@ impl Client {
             }
             (429, _) => format!("{endpoint} got too many requests; wait, or use a token (HF_TOKEN)"),
             _ => format!("{endpoint} answers with status {status} {}", header("x-error-message")).trim_end().into(),
+        }
+    }
+}
+
+/// Scheme, host and port of an address.
+fn origin(url: &Uri) -> (String, String, Option<u16>) {
+    let scheme = url.scheme_str().unwrap_or_default().to_ascii_lowercase();
+    let usual = if scheme == "https" { Some(443) } else { Some(80) };
+    (scheme, url.host().unwrap_or_default().to_ascii_lowercase(), url.port_u16().or(usual))
+}
+
+/// Where an answer leads: an address, or a path from `url` on.
+fn redirected(url: &Uri, headers: &HeaderMap) -> Result<Uri, ureq::Error> {
+    let location = headers.get("location").and_then(|location| location.to_str().ok()).unwrap_or_default();
+    let wrong = || ureq::Error::BadUri(format!("the server redirects to `{location}`, which is no address"));
+    let (scheme, authority) = (url.scheme_str().unwrap_or_default(), url.authority().map_or("", |authority| authority.as_str()));
+    let absolute = match location {
+        "" => return Err(wrong()),
+        location if location.contains("://") => location.to_owned(),
+        location if location.starts_with("//") => format!("{scheme}:{location}"),
+        location if location.starts_with('/') => format!("{scheme}://{authority}{location}"),
+        location => {
+            let directory = url.path().rsplit_once('/').map_or("", |(directory, _)| directory);
+            format!("{scheme}://{authority}{directory}/{location}")
+        }
+    };
+    let target: Uri = absolute.parse().map_err(|_| wrong())?;
+    if !["http", "https"].contains(&target.scheme_str().unwrap_or_default()) {
+        return Err(wrong());
+    }
+    if scheme == "https" && target.scheme_str() == Some("http") {
+        return Err(ureq::Error::BadUri(format!("the server redirects from https to `{location}`, which is not encrypted")));
+    }
+    Ok(target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lead(from: &str, location: &str) -> Result<String, String> {
+        let headers = HeaderMap::from_iter([(ureq::http::header::LOCATION, location.parse().unwrap())]);
+        redirected(&from.parse().unwrap(), &headers).map(|url| url.to_string()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn redirections_lead_to_addresses_and_to_paths() {
+        let from = "https://hub.example/org/name/resolve/main/a.json";
+        for (location, to) in [
+            ("https://cdn.example:8443/x?key=1", "https://cdn.example:8443/x?key=1"),
+            ("/api/x", "https://hub.example/api/x"),
+            ("//cdn.example/x", "https://cdn.example/x"),
+            ("b.json", "https://hub.example/org/name/resolve/main/b.json"),
+        ] {
+            assert_eq!(lead(from, location).as_deref(), Ok(to), "{location}");
+        }
+        assert!(lead(from, "http://hub.example/x").unwrap_err().contains("not encrypted"));
+        assert!(lead(from, "ftp://hub.example/x").unwrap_err().contains("no address"));
+        assert!(lead(from, "").unwrap_err().contains("no address"));
+    }
+
+    #[test]
+    fn an_origin_is_scheme_host_and_port() {
+        let origin = |url: &str| origin(&url.parse().unwrap());
+        assert_eq!(origin("https://Hub.example/x"), origin("https://hub.example:443/y"));
+        assert_eq!(origin("http://user@hub.example/x"), origin("http://hub.example:80"));
+        for other in ["http://hub.example/x", "https://hub.example:8443/x", "https://cdn.hub.example/x"] {
+            assert_ne!(origin("https://hub.example"), origin(other), "{other}");
         }
     }
 }

@@ -12,17 +12,31 @@ use std::path::{Component, Path};
 const MODEL_CONFIG: &str = "config.json";
 
 /// What is taken beside a checkpoint's configuration and weights, where a repository has it.
-const BESIDE_MODEL: [&str; 10] = [
+const BESIDE_MODEL: [&str; 12] = [
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
     "chat_template.jinja",
     "vocab.txt",
     "vocab.json",
     "merges.txt",
+    "tokenizer.model",
     "modules.json",
     "1_Pooling/config.json",
+];
+/// The same for an adapter, which may come with a tokenizer and a template of its own.
+const BESIDE_ADAPTER: [&str; 9] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
 ];
 
 /// What the hub says about a revision.
@@ -135,7 +149,7 @@ pub struct Wanted {
 /// The reason, if it has no weights that can be read.
 pub fn wanted(listing: &Listing, kind: Kind) -> Result<Wanted, String> {
     let (config, beside, weights, index) = match kind {
-        Kind::Adapter => (CONFIG_FILE, [].as_slice(), TENSOR_FILE, None),
+        Kind::Adapter => (CONFIG_FILE, BESIDE_ADAPTER.as_slice(), TENSOR_FILE, None),
         Kind::Model | Kind::Any => (MODEL_CONFIG, BESIDE_MODEL.as_slice(), MODEL_FILE, Some(INDEX_FILE)),
     };
     let (present, absent): (Vec<_>, _) = beside.iter().copied().partition(|name| listing.has(name));
@@ -195,13 +209,18 @@ pub fn missing(cache: &RepoCache, commit: &str, kind: Kind) -> Result<Missing> {
     let has = |name: &str| cache.has(commit, name);
     if kind == Kind::Adapter || (kind == Kind::Any && has(CONFIG_FILE)) {
         let needed = [CONFIG_FILE, TENSOR_FILE].into_iter().filter(|name| !has(name)).map(String::from).collect();
-        return Ok(Missing { needed, unknown: Vec::new() });
+        return Ok(Missing { needed, unknown: unknown(cache, commit, &BESIDE_ADAPTER) });
     }
     let weights = match has(INDEX_FILE) && !has(MODEL_FILE) {
         true => indexed(&cache.snapshot(commit).join(INDEX_FILE))?.into_iter().collect(),
         false => vec![MODEL_FILE.to_string()],
     };
     let needed = std::iter::once(MODEL_CONFIG.to_string()).chain(weights).filter(|name| !has(name)).collect();
-    let unknown = BESIDE_MODEL.iter().filter(|name| !has(name) && !cache.is_absent(commit, name)).map(|name| name.to_string());
-    Ok(Missing { needed, unknown: unknown.collect() })
+    Ok(Missing { needed, unknown: unknown(cache, commit, &BESIDE_MODEL) })
+}
+
+/// The files of which it is not known whether the commit has them.
+fn unknown(cache: &RepoCache, commit: &str, beside: &[&str]) -> Vec<String> {
+    let is_known = |name: &str| cache.has(commit, name) || cache.is_absent(commit, name);
+    beside.iter().filter(|name| !is_known(name)).map(|name| name.to_string()).collect()
 }

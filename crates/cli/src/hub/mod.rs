@@ -116,7 +116,12 @@ fn fetch(client: &Client, id: &HubId, cache: &RepoCache, listing: &Listing, name
     let blobs = lacking.iter().map(|name| listing.blob(name)).collect::<Result<Vec<_>, _>>().map_err(|reason| id.error(reason))?;
     let bytes: u64 = blobs.iter().filter(|blob| !cache.blob(&blob.hash).exists()).map(|blob| blob.size).sum();
     if bytes > 0 {
-        eprintln!("downloading {id}: {} files, {} into {}", lacking.len(), indicatif::HumanBytes(bytes), cache.dir().display());
+        crate::output::note(format_args!(
+            "downloading {id}: {} files, {} into {}",
+            lacking.len(),
+            indicatif::HumanBytes(bytes),
+            cache.dir().display()
+        ));
     }
     for (name, blob) in lacking.into_iter().zip(&blobs) {
         let _lock = cache.lock(blob)?;

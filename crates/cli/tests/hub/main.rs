@@ -137,6 +137,18 @@ fn adapters_and_models_are_told_apart() {
     assert_eq!(user.inspect()["kind"], "adapter");
     let merged = user.result(&["merge-adapter", "--model", base, "--adapter", "org/name", "--out", "merged"]);
     assert!(merged["bytes"].as_u64() > Some(1000));
+    let template = b"{{ messages }}";
+    let own = Server::hub(Repo::of(&fixture("adapters/lora")).with("chat_template.jinja", template).with("tokenizer_config.json", b"{}"));
+    let user = User::of(&own);
+    user.inspect();
+    assert_eq!(
+        std::fs::read(user.snapshot().join("chat_template.jinja")).unwrap(),
+        template,
+        "what an adapter was trained with comes along"
+    );
+    let before = own.requests().len();
+    user.inspect();
+    assert_eq!(own.requests().len(), before, "and is not looked for again");
     let other = User::of(&adapter);
     let message = other.failure(&["generate", "--model", "org/name", "--prompt", "a"]);
     assert_eq!(message, "error: org/name: is an adapter, not a model: it has adapter_config.json but no config.json");
@@ -383,6 +395,40 @@ fn redirections_are_followed_and_the_token_stays_with_the_hub() {
     let authorized = |server: &Server| server.requests().iter().map(|r| r.headers.contains_key("authorization")).collect::<Vec<_>>();
     assert!(authorized(&hub).iter().all(|authorized| *authorized), "{:?}", hub.requests());
     assert_eq!(authorized(&cdn), [false], "{:?}", cdn.requests());
+}
+
+#[test]
+fn the_token_is_not_sent_to_another_port_of_the_same_host() {
+    let cdn = Server::start(|request| Some(part(&tiny().0[WEIGHTS], request)));
+    let elsewhere = format!("{}/signed", cdn.url());
+    let repo = tiny();
+    let hub = Server::start(move |request| match request.path.contains(WEIGHTS) {
+        true => Some(Reply::redirect(&elsewhere)),
+        false => Some(repo.answer(request)),
+    });
+    User::of(&hub).with("HF_TOKEN", "hf_secret").inspect();
+    assert_eq!(hub.address.ip(), cdn.address.ip());
+    assert!(hub.requests().iter().all(|request| request.headers.contains_key("authorization")));
+    let seen: Vec<_> = cdn.requests().iter().map(|request| request.headers.contains_key("authorization")).collect();
+    assert_eq!(seen, [false], "{:?}", cdn.requests());
+}
+
+#[test]
+fn the_token_does_not_come_back_by_a_redirection_from_elsewhere() {
+    let (repo, seen) = (tiny(), AtomicUsize::new(0));
+    let hub = Server::start(move |request| {
+        let first = request.path.contains(WEIGHTS) && seen.fetch_add(1, Ordering::SeqCst) == 0;
+        // A file's place on this hub is asked for a second time after a detour.
+        Some(if first {
+            Reply::redirect(request.headers["host"].replace("127.0.0.1", "http://localhost") + &request.path)
+        } else {
+            repo.answer(request)
+        })
+    });
+    User::of(&hub).with("HF_TOKEN", "hf_secret").inspect();
+    let weights: Vec<_> = hub.requests().into_iter().filter(|request| request.path.contains(WEIGHTS)).collect();
+    let seen: Vec<_> = weights.iter().map(|request| request.headers.contains_key("authorization")).collect();
+    assert_eq!(seen, [true, false], "localhost is not the host that the endpoint names");
 }
 
 #[test]

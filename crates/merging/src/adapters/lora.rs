@@ -2,13 +2,11 @@
 
 use super::config::Config;
 use crate::compeft::{self, Expert};
-use peft_core::files::{Checkpoint, TensorInfo, read_json};
-use peft_core::{CONFIG_FILE, Error, Result, TENSOR_FILE};
+use peft_core::files::{Checkpoint, TensorInfo};
+use peft_core::hf::{AdapterConfig, AdapterFiles, Key, LeftOut, PREFIX, Part};
+use peft_core::{CONFIG_FILE, Error, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-
-/// What HF PEFT writes before a module's path.
-const PREFIX: &str = "base_model.model.";
 
 /// A plain LoRA: two matrices for each module, whose scaled product is the change of the module's weight.
 #[derive(Debug)]
@@ -60,13 +58,6 @@ pub struct Factors {
     pub b: Vec<f32>,
 }
 
-/// What a tensor of the file is.
-enum Part {
-    A { embedding: bool },
-    B { embedding: bool },
-    Whole,
-}
-
 impl Lora {
     /// Opens the adapter in the directory, or in the compressed file, `path`; `name` is what it is called.
     ///
@@ -74,29 +65,53 @@ impl Lora {
     /// [`Error::Io`] and [`Error::File`] if there is no adapter, or one that is no plain LoRA; [`Error::Tensor`] for a tensor that is
     /// missing, does not belong to a LoRA, or has another rank than the configuration says.
     pub fn open(name: &str, path: &Path) -> Result<Self> {
-        let (config, tensors) = if path.is_file() { compressed(path)? } else { directory(path)? };
+        let files = if path.is_file() { compressed(path)? } else { AdapterFiles::open(path)? };
+        let config = Config::new(files.config.clone(), &files.modules())?;
+        let tensors = files.tensors;
         let mut parts: BTreeMap<(String, bool), [Option<&str>; 2]> = BTreeMap::new();
-        let mut whole = Vec::new();
+        let mut base = Vec::new();
         for key in tensors.keys() {
-            let (module, part) = part_of(key).ok_or_else(|| Error::Tensor {
-                file: tensors.path().into(),
-                key: key.into(),
-                expected: format!("a tensor of a plain LoRA, such as {PREFIX}….lora_A.weight"),
-                found: "another".into(),
-            })?;
-            match part {
-                Part::A { embedding } => parts.entry((module, embedding)).or_default()[0] = Some(key),
-                Part::B { embedding } => parts.entry((module, embedding)).or_default()[1] = Some(key),
-                Part::Whole => whole.push(Whole { key: key.into(), replaces: module }),
-            }
+            let parsed = Key::parse(key);
+            let place = match &parsed {
+                Some(Key { part: Part::Adapter(name), .. }) => matrix(name),
+                Some(Key { module, part: Part::Whole { field, adapted, .. }, .. }) => {
+                    base.push((key, module.clone(), field.clone(), *adapted));
+                    continue;
+                }
+                _ => None,
+            };
+            let (Some((embedding, i)), Some(parsed)) = (place, parsed) else {
+                return Err(Error::Tensor {
+                    file: tensors.path().into(),
+                    key: key.into(),
+                    expected: format!("a tensor of a plain LoRA, such as {PREFIX}….lora_A.weight"),
+                    found: "another".into(),
+                });
+            };
+            parts.entry((parsed.module, embedding)).or_default()[i] = Some(key);
         }
-        let mut sites = BTreeMap::new();
+        let (mut sites, mut left_out) = (BTreeMap::new(), LeftOut::default());
+        let selection = config.selection()?;
         for ((module, embedding), keys) in parts {
+            let linear = !embedding && keys.iter().flatten().all(|key| tensors.info(key).is_some_and(|info| info.shape.len() == 2));
+            if config.saved(&module).is_some() || !selection.includes(&module, linear)? {
+                left_out.add(&module);
+                continue;
+            }
             let site = site(&tensors, &config, &module, embedding, keys)?;
             sites.insert(module, site);
         }
+        let mut whole = Vec::new();
+        for (key, module, field, adapted) in base {
+            match adapted == sites.contains_key(&module) {
+                true => whole.push(Whole { key: key.into(), replaces: format!("{module}.{field}") }),
+                false => left_out.add(&module),
+            }
+        }
+        drop(selection);
+        left_out.warn(tensors.path());
         if sites.is_empty() {
-            return Err(Error::file(tensors.path(), "holds no matrices of LoRA"));
+            return Err(Error::file(tensors.path(), "holds no matrices of LoRA of modules that its configuration selects"));
         }
         Ok(Self { name: name.into(), path: path.into(), sites, config, tensors, whole })
     }
@@ -124,37 +139,22 @@ pub(crate) fn keys(module: &str, embedding: bool) -> [String; 2] {
     names.map(|name| format!("{PREFIX}{module}.{name}"))
 }
 
-fn directory(dir: &Path) -> Result<(Config, Checkpoint)> {
-    let file = dir.join(CONFIG_FILE);
-    if dir.is_dir() && !file.exists() {
-        return Err(Error::file(dir, format!("is no adapter: it has no {CONFIG_FILE}")));
-    }
-    let config = Config::new(read_json(&file)?, &file)?;
-    Ok((config, Checkpoint::open_file(&dir.join(TENSOR_FILE))?))
-}
-
-fn compressed(file: &Path) -> Result<(Config, Checkpoint)> {
+fn compressed(file: &Path) -> Result<AdapterFiles> {
     let expert = Expert::read(file)?;
     let config = expert.files.get(CONFIG_FILE).filter(|_| expert.kind == compeft::Kind::Adapter);
     let config = config.cloned().ok_or_else(|| Error::file(file, "is a compressed checkpoint and no adapter"))?;
-    Ok((Config::new(config, file)?, expert.tensors(None, file)?))
+    AdapterFiles::new(AdapterConfig::new(config, file)?, &expert.tensors(None, file)?)
 }
 
-/// The module, or for a whole tensor the base's key, that a key belongs to.
-fn part_of(key: &str) -> Option<(String, Part)> {
-    let path = key.strip_prefix(PREFIX)?;
-    for (ending, part) in [
-        (".lora_A.weight", Part::A { embedding: false }),
-        (".lora_B.weight", Part::B { embedding: false }),
-        (".lora_embedding_A", Part::A { embedding: true }),
-        (".lora_embedding_B", Part::B { embedding: true }),
-    ] {
-        if let Some(module) = path.strip_suffix(ending) {
-            return Some((module.into(), part));
-        }
+/// Whether a matrix of this name is of an embedding, and its place beside the other.
+fn matrix(name: &str) -> Option<(bool, usize)> {
+    match name {
+        "lora_A.weight" => Some((false, 0)),
+        "lora_B.weight" => Some((false, 1)),
+        "lora_embedding_A" => Some((true, 0)),
+        "lora_embedding_B" => Some((true, 1)),
+        _ => None,
     }
-    let whole = [".weight", ".bias"].iter().any(|ending| path.ends_with(ending)) && !path.contains("lora_");
-    whole.then(|| (path.replace(".base_layer.", "."), Part::Whole))
 }
 
 fn site(tensors: &Checkpoint, config: &Config, module: &str, embedding: bool, found: [Option<&str>; 2]) -> Result<Site> {

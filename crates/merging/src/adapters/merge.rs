@@ -74,7 +74,7 @@ fn check_adapter(adapter: &Lora) -> Result<()> {
 fn check_alike(adapters: &[Lora]) -> Result<()> {
     let first = &adapters[0];
     for other in &adapters[1..] {
-        if other.config.fan_in_fan_out() != first.config.fan_in_fan_out() {
+        if other.config.settings.fan_in_fan_out != first.config.settings.fan_in_fan_out {
             return Err(Error::InvalidConfig(format!("{} and {} differ in fan_in_fan_out", first.name, other.name)));
         }
         if let (Some(a), Some(b)) = (first.config.base(), other.config.base())

@@ -20,6 +20,7 @@ mod merge;
 mod write;
 
 pub use combination::{COMBINATIONS, Combination, Settings};
+pub(crate) use lora::Whole;
 pub use lora::{Factors, Lora, Site};
 pub use low_rank::LowRank;
 pub use merge::{AdapterMerge, MergedModule};

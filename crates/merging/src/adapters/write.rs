@@ -54,7 +54,7 @@ impl AdapterMerge {
 
     /// The configuration of the first adapter, with ranks and modules of the result, and factors of 1.
     fn config(&self) -> Value {
-        let mut config = self.adapters[0].config.value.as_object().cloned().unwrap_or_default();
+        let mut config = self.adapters[0].config.value().as_object().cloned().unwrap_or_default();
         let rank = self.rank();
         let others: Vec<&MergedModule> = self.modules.iter().filter(|module| module.site.rank != rank).collect();
         // A pattern for exactly one module.
@@ -77,7 +77,7 @@ impl AdapterMerge {
 
     /// The names of the modules; `None` where all adapters name them alike.
     fn targets(&self) -> Option<Vec<String>> {
-        let field = |adapter: &Lora, field: &str| adapter.config.value.get(field).cloned().unwrap_or_default();
+        let field = |adapter: &Lora, field: &str| adapter.config.value().get(field).cloned().unwrap_or_default();
         let names = |adapter: &Lora| match adapter.config.target_modules() {
             Some(Names::List(names)) => Some(names.iter().cloned().collect::<BTreeSet<String>>()),
             _ => None,

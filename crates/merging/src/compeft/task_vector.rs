@@ -2,6 +2,7 @@
 
 use super::expert::{Kind, Reference};
 use peft_core::files::{Checkpoint, Dtype, TensorInfo, read_json};
+use peft_core::hf::{self, AdapterConfig, Key};
 use peft_core::{CONFIG_FILE, Error, Result, TENSOR_FILE};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
@@ -54,21 +55,21 @@ impl TaskVector {
     /// [`Error::Io`] and [`Error::File`] if there is no such adapter, its type is neither `LORA` nor `IA3`, or it has not been
     /// converted from PiSSA's start, from which its matrices differ little.
     pub fn of_adapter(dir: &Path) -> Result<Self> {
-        let path = dir.join(CONFIG_FILE);
-        let config: Value = read_json(&path)?;
-        let kind = config.get("peft_type").and_then(Value::as_str).unwrap_or("nothing");
-        if !matches!(kind, "LORA" | "IA3") {
-            return Err(Error::file(&path, format!("peft_type is `{kind}`; adapters of type LORA and IA3 can be compressed")));
+        let config = AdapterConfig::read(dir)?;
+        let wrong = |reason: String| Err(Error::file(config.file(), reason));
+        if !matches!(config.kind, hf::Kind::Lora | hf::Kind::Ia3) {
+            return wrong(format!("peft_type is `{}`; adapters of type LORA and IA3 can be compressed", config.kind.name()));
         }
-        if config.get("init_lora_weights").and_then(Value::as_str).is_some_and(|init| init.starts_with("pissa")) {
-            let reason =
-                "the matrices of PiSSA start from the weights, so that they are no change; convert the adapter to a plain LoRA first";
-            return Err(Error::file(&path, reason));
+        if let Some(init) = config.value["init_lora_weights"].as_str().filter(|init| hf::start(init) != hf::StartOf::Plain) {
+            return wrong(format!(
+                "the matrices of init_lora_weights `{init}` start from the weights, so that they are no change; convert the adapter to a plain \
+                 LoRA first"
+            ));
         }
         let tuned = Checkpoint::open_file(&dir.join(TENSOR_FILE))?;
         let part = |(name, info): (String, TensorInfo)| Part { role: adapter_role(&name), name, info };
         let parts = infos(&tuned).map(part).collect();
-        let mut files = Map::from_iter([(CONFIG_FILE.to_owned(), config)]);
+        let mut files = Map::from_iter([(CONFIG_FILE.to_owned(), config.value)]);
         add_files(&mut files, dir, &["labels.json"])?;
         Self { kind: Kind::Adapter, tuned, base: None, parts, files }.with_changes()
     }
@@ -153,10 +154,13 @@ fn infos(checkpoint: &Checkpoint) -> impl Iterator<Item = (String, TensorInfo)> 
 
 /// What becomes of a tensor of an adapter, by its name in HF PEFT's files.
 fn adapter_role(name: &str) -> Role {
-    let mut names = name.rsplit('.');
-    match (names.next().unwrap_or_default(), names.next().unwrap_or_default()) {
-        ("weight", "lora_A" | "lora_B") | ("lora_embedding_A" | "lora_embedding_B", _) => Role::Changed(Reference::Zero),
-        (last, _) if last.starts_with("ia3_l") => Role::Changed(Reference::One),
+    let key = Key::parse(name).or_else(|| Key::on_module(name));
+    match key.map(|key| key.part) {
+        Some(hf::Part::Adapter(tensor)) => match tensor.as_str() {
+            "lora_A.weight" | "lora_B.weight" | "lora_embedding_A" | "lora_embedding_B" => Role::Changed(Reference::Zero),
+            "ia3_l" => Role::Changed(Reference::One),
+            _ => Role::Verbatim,
+        },
         _ => Role::Verbatim,
     }
 }

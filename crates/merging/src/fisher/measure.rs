@@ -230,8 +230,7 @@ fn fisher_path(source: &SliceSource, dir: &Path) -> std::path::PathBuf {
 
 /// The key of the Fisher information of a weight: its own, or the embedding's for a head that is stored beside the embedding that it shares.
 fn fisher_key<'a>(key: &'a str, model: &'a Model, file: &FisherFile) -> &'a str {
-    let tied = model.config["tie_word_embeddings"].as_bool().unwrap_or(false);
-    match is_head(key) && tied && !file.checkpoint.contains(key) {
+    match is_head(key) && model.is_tied() && !file.checkpoint.contains(key) {
         true => model.embedding_key().unwrap_or(key),
         false => key,
     }

@@ -1,13 +1,16 @@
 //! Recipes as mergekit reads them.
 
+mod documents;
 mod reference;
 mod setting;
 mod tokens;
+mod yaml;
 
 use crate::method::{BaseUse, METHODS, Method};
-use peft_core::files::{Dtype, read_text};
+use peft_core::files::{Dtype, nearest, read_text};
 use peft_core::{Error, Result};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -15,6 +18,7 @@ use std::path::{Path, PathBuf};
 pub use reference::ModelRef;
 pub use setting::Setting;
 pub use tokens::{TokenSource, TokenizerRecipe, Vocabulary};
+pub use yaml::parse_yaml;
 
 /// What is set, by the name of the parameter.
 pub type Settings = BTreeMap<String, Setting>;
@@ -24,6 +28,11 @@ pub type Settings = BTreeMap<String, Setting>;
 pub struct Recipe {
     /// The recipe as it was written.
     pub text: String,
+    /// What other documents of the same file call the result.
+    pub name: Option<String>,
+    /// Whether models are merged although they compute in different ways, or their vocabularies cannot be compared. Recipes do not say
+    /// this.
+    pub allow_incompatible: bool,
     /// How each weight is merged.
     pub method: &'static Method,
     /// The model that others are compared with, and whose configuration the result has.
@@ -69,6 +78,7 @@ pub struct SliceSource {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
+    name: Option<String>,
     merge_method: String,
     base_model: Option<ModelRef>,
     models: Option<Vec<FileModel>>,
@@ -96,8 +106,7 @@ struct FileSlice {
     sources: Vec<FileSource>,
     base_model: Option<ModelRef>,
     /// Never had an effect in mergekit either.
-    #[serde(rename = "residual_weight")]
-    _residual_weight: Option<f64>,
+    residual_weight: Option<Value>,
     parameters: Option<Settings>,
 }
 
@@ -123,10 +132,7 @@ impl Recipe {
     /// # Errors
     /// [`Error::Io`] if it cannot be read; [`Error::File`] as [`parse`](Self::parse) says.
     pub fn read(file: &Path) -> Result<Self> {
-        if file.is_dir() {
-            return Err(Error::file(file, "a directory, where a recipe is asked for: a YAML file that names models and a merge_method"));
-        }
-        Self::parse(&read_text(file)?).map_err(|e| Error::file(file, reason(e)))
+        Self::parse(&text(file)?).map_err(|e| Error::file(file, reason(e)))
     }
 
     /// Understands a recipe.
@@ -135,7 +141,7 @@ impl Recipe {
     /// [`Error::InvalidConfig`] for what is no recipe: an unknown field, method, parameter or type, models and slices at once, a base
     /// that the method lacks, too few or too many models.
     pub fn parse(text: &str) -> Result<Self> {
-        let file: File = serde_saphyr::from_str(text).map_err(unreadable)?;
+        let file: File = parse_yaml(text)?;
         let method = Method::named(&file.merge_method)?;
         let top = file.parameters.unwrap_or_default();
         let (slices, parameters) = slices(file.models, file.slices, file.modules, &top)?;
@@ -146,6 +152,8 @@ impl Recipe {
         };
         let mut recipe = Self {
             text: text.into(),
+            name: file.name,
+            allow_incompatible: false,
             method,
             base: file.base_model,
             slices,
@@ -172,6 +180,17 @@ impl Recipe {
         models
     }
 
+    /// All models whose directories are needed: those that take part, and the one that gives the tokenizer.
+    pub fn directories(&self) -> Vec<&ModelRef> {
+        let tokenizer = match self.tokenizer.as_ref().map(|tokenizer| &tokenizer.source) {
+            Some(Vocabulary::Of(model)) => Some(model),
+            _ => None,
+        };
+        let mut models = self.models();
+        models.extend(tokenizer.filter(|tokenizer| !self.models().contains(tokenizer)));
+        models
+    }
+
     /// The models that a slice is made of, its base included, and that base.
     pub fn base_of<'a>(&'a self, slice: &'a Slice) -> Option<&'a ModelRef> {
         slice.base.as_ref().or(self.base.as_ref())
@@ -190,6 +209,9 @@ impl Recipe {
 
     fn check(&self) -> Result<()> {
         self.check_fisher()?;
+        if self.tokenizer.as_ref().is_some_and(|tokenizer| tokenizer.pad_to_multiple_of == Some(0)) {
+            return Err(wrong("tokenizer: pad_to_multiple_of: at least 1, not 0"));
+        }
         for slice in &self.slices {
             self.check_slice(slice)?;
         }
@@ -254,8 +276,9 @@ impl Recipe {
             return Ok(());
         }
         let known: Vec<_> = self.method.parameters.iter().map(|parameter| parameter.name).collect();
+        let meant = nearest(name, known.iter().copied(), 1).first().map_or_else(String::new, |near| format!("; the nearest is `{near}`"));
         let known = if known.is_empty() { "none".into() } else { known.join(", ") };
-        Err(wrong(format!("parameters: {} has no `{name}`; it has: {known}", self.method.name)))
+        Err(wrong(format!("parameters: {} has no `{name}`; it has: {known}{meant}", self.method.name)))
     }
 }
 
@@ -300,6 +323,9 @@ fn slices_of_module(
 }
 
 fn slice(slice: FileSlice) -> Result<Slice> {
+    if slice.residual_weight.is_some() {
+        tracing::warn!("residual_weight of a slice has no effect, in mergekit neither");
+    }
     let source = |source: FileSource| {
         let [first, end] = source.layer_range;
         if first >= end {
@@ -329,10 +355,26 @@ fn dtype(field: &str, name: &str) -> Result<Dtype> {
     }
 }
 
-/// What the parser says, without its words for types of Rust.
-fn unreadable(error: impl std::fmt::Display) -> Error {
-    let text = error.to_string().replace("recursive references require weak recursion types", "an alias refers to what it is a part of");
-    wrong(text.trim_end().trim_start_matches("error: "))
+/// The text of a recipe file.
+fn text(file: &Path) -> Result<String> {
+    if file.is_dir() {
+        return Err(Error::file(file, "a directory, where a recipe is asked for: a YAML file that names models and a merge_method"));
+    }
+    if !file.exists() {
+        return Err(Error::file(file, "no such file; a recipe is a YAML file that names models and a merge_method"));
+    }
+    read_text(file)
+}
+
+/// Refuses fields that are none of `known`, naming the nearest.
+fn known_fields(fields: &Map<String, Value>, known: &[&str]) -> Result<(), String> {
+    match fields.keys().find(|field| !known.contains(&field.as_str())) {
+        None => Ok(()),
+        Some(field) => {
+            let near = nearest(field, known.iter().copied(), 1).join("");
+            Err(format!("unknown field `{field}`, expected one of `{}`; the nearest is `{near}`", known.join("`, `")))
+        }
+    }
 }
 
 /// A mistake in a recipe.

@@ -1,6 +1,8 @@
 //! How recipes name models.
 
-use serde::{Deserialize, Deserializer};
+use super::known_fields;
+use serde::{Deserialize, Deserializer, de::Error as _};
+use serde_json::Value;
 use std::fmt;
 
 /// A model: a directory or a hub id, perhaps with an adapter to put into it first (`model+adapter`).
@@ -10,30 +12,6 @@ pub struct ModelRef {
     pub model: String,
     /// The same for an adapter.
     pub adapter: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Written {
-    Text(String),
-    Parts { model: Place, lora: Option<Place> },
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Place {
-    Text(String),
-    Parts { path: String, revision: Option<String> },
-}
-
-impl Place {
-    fn text(self) -> String {
-        match self {
-            Self::Text(text) => text,
-            Self::Parts { path, revision: Some(revision) } => format!("{path}@{revision}"),
-            Self::Parts { path, .. } => path,
-        }
-    }
 }
 
 impl From<&str> for ModelRef {
@@ -47,12 +25,48 @@ impl From<&str> for ModelRef {
     }
 }
 
+impl ModelRef {
+    /// What a recipe says: a text, or mergekit's `{model: …, lora: …}`, in which each may be `{path: …, revision: …}`.
+    ///
+    /// # Errors
+    /// A sentence that names the field.
+    pub(crate) fn of(value: &Value) -> Result<Self, String> {
+        match value {
+            Value::String(text) if !text.trim().is_empty() => Ok(text.as_str().into()),
+            Value::Object(parts) => {
+                known_fields(parts, &["model", "lora", "override_architecture"])?;
+                if parts.get("override_architecture").is_some_and(|value| !value.is_null()) {
+                    return Err("override_architecture cannot be set: models are told apart by the names of their weights".into());
+                }
+                let lora = parts.get("lora").filter(|lora| !lora.is_null());
+                let model = parts.get("model").ok_or("a model has no field `model` with its directory or hub id")?;
+                Ok(Self { model: place("model", model)?, adapter: lora.map(|lora| place("lora", lora)).transpose()? })
+            }
+            other => Err(format!("model: {other} is neither a directory nor a hub id")),
+        }
+    }
+}
+
+/// A directory or hub id, which may be given in parts.
+fn place(field: &str, value: &Value) -> Result<String, String> {
+    let text = |value: &Value| value.as_str().filter(|text| !text.trim().is_empty()).map(String::from);
+    if let Value::Object(parts) = value {
+        known_fields(parts, &["path", "revision"])?;
+        let path = parts.get("path").and_then(text).ok_or_else(|| format!("{field}: no `path` with a directory or hub id"))?;
+        return match parts.get("revision").filter(|revision| !revision.is_null()) {
+            None => Ok(path),
+            Some(revision) => {
+                let revision = text(revision).ok_or_else(|| format!("{field}: revision: {revision} is no branch, tag or commit"))?;
+                Ok(format!("{path}@{revision}"))
+            }
+        };
+    }
+    text(value).ok_or_else(|| format!("{field}: {value} is neither a directory nor a hub id"))
+}
+
 impl<'de> Deserialize<'de> for ModelRef {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(match Written::deserialize(deserializer)? {
-            Written::Text(text) => text.as_str().into(),
-            Written::Parts { model, lora } => Self { model: model.text(), adapter: lora.map(Place::text) },
-        })
+        Self::of(&Value::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
 

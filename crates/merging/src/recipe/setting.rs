@@ -1,5 +1,6 @@
 //! The value of a parameter, which may differ from layer to layer and from weight to weight.
 
+use super::known_fields;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::Value;
 
@@ -38,7 +39,13 @@ impl Scalar {
             Value::Bool(flag) => Ok(Self::Flag(*flag)),
             Value::Number(number) => number.as_f64().map(Self::Number).ok_or_else(|| format!("{number} is out of range")),
             // YAML 1.1 takes 1e-5, without a point, for a text.
-            Value::String(text) => text.trim().parse().map(Self::Number).map_err(|_| format!("`{text}` is no number")),
+            Value::String(text) => match text.trim().parse::<f64>() {
+                Ok(number) if number.is_finite() => Ok(Self::Number(number)),
+                Ok(number) => Err(format!("`{text}` is {number}, where a finite number is asked for")),
+                Err(_) => Err(format!("`{text}` is no number")),
+            },
+            // What a value of JSON becomes that is not finite.
+            Value::Null => Err("no value, or one that is not a finite number".into()),
             other => Err(format!("{other} is no value")),
         }
     }
@@ -72,10 +79,23 @@ impl Setting {
     ///
     /// True and false are 1 and 0, and are chosen rather than interpolated.
     pub fn at(&self, name: &str, t: f64) -> Option<f64> {
+        self.chosen(name, t).map(|(_, value)| value)
+    }
+
+    /// The same with the number of the entry that it comes from; a setting without filters is one entry.
+    pub(crate) fn chosen(&self, name: &str, t: f64) -> Option<(usize, f64)> {
         match self {
-            Self::One(value) => Some(value.number()),
-            Self::Gradient(values) => Some(interpolate(values, t)),
-            Self::Filtered(entries) => entries.iter().find(|entry| entry.fits(name)).map(|entry| interpolate(&entry.value, t)),
+            Self::One(value) => Some((0, value.number())),
+            Self::Gradient(values) => Some((0, interpolate(values, t))),
+            Self::Filtered(entries) => entries.iter().position(|entry| entry.fits(name)).map(|i| (i, interpolate(&entries[i].value, t))),
+        }
+    }
+
+    /// The filters of its entries; a setting without filters is one entry that fits all.
+    pub(crate) fn filters(&self) -> Vec<Option<&str>> {
+        match self {
+            Self::Filtered(entries) => entries.iter().map(|entry| entry.filter.as_deref()).collect(),
+            _ => vec![None],
         }
     }
 }
@@ -83,9 +103,7 @@ impl Setting {
 impl Filtered {
     fn of(value: &Value) -> Result<Self, String> {
         let Value::Object(entry) = value else { return Err(format!("{value} among entries with a filter")) };
-        if let Some(unknown) = entry.keys().find(|key| !matches!(key.as_str(), "filter" | "value")) {
-            return Err(format!("`{unknown}` beside filter and value"));
-        }
+        known_fields(entry, &["filter", "value"])?;
         let filter = match entry.get("filter") {
             None | Some(Value::Null) => None,
             Some(Value::String(filter)) if filter == "*" => None,
@@ -162,6 +180,9 @@ mod tests {
             json!([{ "filtr": "mlp", "value": 1 }]),
             json!([1, { "value": 1 }]),
             json!(null),
+            json!("1e999"),
+            json!([1, "nan"]),
+            json!({ "filter": "mlp", "value": ".inf" }),
         ] {
             assert!(Setting::of(&value).is_err(), "{value}");
         }

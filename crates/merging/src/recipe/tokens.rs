@@ -1,7 +1,8 @@
 //! What recipes say of the vocabulary.
 
-use super::ModelRef;
+use super::{ModelRef, known_fields};
 use serde::{Deserialize, Deserializer, de::Error as _};
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// The vocabulary of the result and what its tokens mean.
@@ -61,13 +62,6 @@ pub enum TokenSource {
     Id(ModelRef, usize),
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Written {
-    Kind { kind: String, model: Option<ModelRef>, token_id: Option<usize>, token: Option<String> },
-    Model(ModelRef),
-}
-
 impl<'de> Deserialize<'de> for Vocabulary {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let model = ModelRef::deserialize(deserializer)?;
@@ -79,19 +73,34 @@ impl<'de> Deserialize<'de> for Vocabulary {
     }
 }
 
+impl TokenSource {
+    fn of(value: &Value) -> Result<Self, String> {
+        let Some(parts) = value.as_object().filter(|parts| parts.contains_key("kind")) else {
+            return ModelRef::of(value).map(Self::Model);
+        };
+        known_fields(parts, &["kind", "model", "token", "token_id"])?;
+        match parts["kind"].as_str() {
+            Some("zero") => Ok(Self::Zero),
+            Some("model_token") => {
+                let model = ModelRef::of(parts.get("model").ok_or("model_token: give the `model` that has the token")?)?;
+                let set = |field: &str| parts.get(field).filter(|value| !value.is_null());
+                match (set("token_id"), set("token")) {
+                    (Some(id), None) => {
+                        let id = id.as_u64().ok_or_else(|| format!("token_id: {id} is no number of a token"))?;
+                        Ok(Self::Id(model, id as usize))
+                    }
+                    (None, Some(Value::String(text))) => Ok(Self::Text(model, text.clone())),
+                    (None, Some(other)) => Err(format!("token: {other} is no text")),
+                    _ => Err("model_token: give one of token and token_id".into()),
+                }
+            }
+            _ => Err(format!("kind: {} is no source of a token; there are zero, and model_token with a model", parts["kind"])),
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for TokenSource {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match Written::deserialize(deserializer)? {
-            Written::Model(model) => Ok(Self::Model(model)),
-            Written::Kind { kind, .. } if kind == "zero" => Ok(Self::Zero),
-            Written::Kind { kind, model: Some(model), token_id, token } if kind == "model_token" => match (token_id, token) {
-                (Some(id), None) => Ok(Self::Id(model, id)),
-                (None, Some(text)) => Ok(Self::Text(model, text)),
-                _ => Err(D::Error::custom("model_token: give one of token and token_id")),
-            },
-            Written::Kind { kind, .. } => {
-                Err(D::Error::custom(format!("`{kind}` is no source of a token; there are zero, and model_token with a model")))
-            }
-        }
+        Self::of(&Value::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }

@@ -65,6 +65,17 @@ pub fn checkpoint(dir: &Path, weights: &[(&str, &[usize], Vec<f32>)]) {
     std::fs::write(dir.join("config.json"), json!({ "num_hidden_layers": layers, "torch_dtype": "float32" }).to_string()).unwrap();
 }
 
+/// Writes a file of JSON.
+pub fn write(dir: &Path, name: &str, value: serde_json::Value) {
+    std::fs::create_dir_all(dir).unwrap();
+    std::fs::write(dir.join(name), value.to_string()).unwrap();
+}
+
+/// Reads a file of JSON.
+pub fn read(dir: &Path, name: &str) -> serde_json::Value {
+    peft_core::files::read_json(&dir.join(name)).unwrap()
+}
+
 /// A vocabulary of these tokens.
 pub fn tokenizer(dir: &Path, tokens: &[&str]) {
     let vocab: BTreeMap<&str, usize> = tokens.iter().enumerate().map(|(id, token)| (*token, id)).collect();

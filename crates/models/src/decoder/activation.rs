@@ -20,8 +20,8 @@ impl Activation {
     pub(crate) fn from_name(name: &str) -> Result<Self, String> {
         match name {
             "silu" | "swish" => Ok(Self::Silu),
-            "gelu" => Ok(Self::Gelu),
-            "gelu_pytorch_tanh" | "gelu_new" => Ok(Self::GeluTanh),
+            "gelu" | "gelu_python" => Ok(Self::Gelu),
+            "gelu_pytorch_tanh" | "gelu_new" | "gelu_fast" | "gelu_accurate" | "gelu_python_tanh" => Ok(Self::GeluTanh),
             "relu" => Ok(Self::Relu),
             _ => Err(format!("hidden_act `{name}` is not supported; supported: `silu`, `gelu`, `gelu_pytorch_tanh`, `gelu_new`, `relu`")),
         }

@@ -3,6 +3,7 @@
 use super::cache::KvCache;
 use super::config::DecoderConfig;
 use super::stack::Decoder;
+use super::tying::{HEAD, Tying};
 use crate::load::{self, Source};
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
@@ -37,14 +38,17 @@ impl CausalLm {
 
     /// Read the weights of `config` from a checkpoint; see [`load`](Self::load).
     ///
+    /// A configuration that ties head and embedding does not hold where the checkpoint stores another head: as in transformers, what is
+    /// stored decides. Where only one of the two is stored, it serves as both.
+    ///
     /// # Errors
-    /// For tensors that are missing or do not have the shape that the configuration says.
+    /// For tensors that are missing, hold what is no number or do not have the shape that the configuration says.
     pub fn from_checkpoint(config: DecoderConfig, checkpoint: &Checkpoint, device: &Device, dtype: Option<DType>) -> Result<Self> {
-        let tied = config.tie_word_embeddings;
+        let tying = Tying::of(&config, checkpoint)?;
         // Some exporters save what a model computes from its configuration, or a tied head a second time.
-        let known = |key: &str| key.ends_with("rotary_emb.inv_freq") || (tied && key == "lm_head.weight");
-        let source = Source { checkpoint, device, dtype, key: &|path| Some(path.into()), ignore: &known };
-        load::load(Self::lazy(config, device), &source)
+        let known = |key: &str| key.ends_with("rotary_emb.inv_freq") || (tying.tied && key == HEAD);
+        let source = Source { checkpoint, device, dtype, key: &|path| Some(tying.key(path).into()), ignore: &known };
+        load::load(Self::lazy(DecoderConfig { tie_word_embeddings: tying.tied, ..config }, device), &source)
     }
 
     /// A model with random weights, trainable: normal with deviation `initializer_range`, the same on every device for the same seed.
@@ -122,7 +126,8 @@ impl LanguageModel for CausalLm {
     }
 
     fn vocab_size(&self) -> usize {
-        self.config().vocab_size
+        // An adapter may have brought more tokens than the configuration has.
+        self.model.embed_tokens.weight.base().dims()[0]
     }
 
     fn max_positions(&self) -> usize {

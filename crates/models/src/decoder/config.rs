@@ -4,9 +4,9 @@ use super::activation::Activation;
 use super::family::Family;
 use super::rope::{Rope, RopeContext, RopeEntry};
 use crate::bounds::{MAX_LAYERS, MAX_PARAMS, at_most, dtype, fraction, positive, size};
+use crate::fields::Fields;
 use burn::tensor::DType;
 use peft_core::{Error, Result, files};
-use serde::{Deserialize, Deserializer};
 use std::path::Path;
 
 /// The shape of a decoder and what tells the architectures apart.
@@ -66,14 +66,12 @@ impl DecoderConfig {
     /// Read and check `config.json` in a checkpoint directory.
     pub fn read(dir: impl AsRef<Path>) -> Result<Self> {
         let file = dir.as_ref().join("config.json");
-        let json: JsonConfig = files::read_json(&file)?;
-        Self::check(json).map_err(|reason| Error::file(&file, reason))
+        Self::check(&files::read_text(&file)?).map_err(|reason| Error::file(&file, reason))
     }
 
     /// Check the text of a `config.json`.
     pub fn parse(json: &str) -> Result<Self> {
-        let json = serde_json::from_str(json).map_err(|e| e.to_string());
-        json.and_then(Self::check).map_err(Error::InvalidConfig)
+        Self::check(json).map_err(Error::InvalidConfig)
     }
 
     /// Number of parameters; a tied head counts once.
@@ -81,17 +79,20 @@ impl DecoderConfig {
         self.count_params() as u64
     }
 
-    fn check(json: JsonConfig) -> Result<Self, String> {
-        let family = Family::detect(&json.architectures.unwrap_or_default(), json.model_type.as_deref())?;
-        if let Some(method) = json.quantization_config {
-            let method = method.quant_method.unwrap_or_else(|| "unknown method".into());
+    fn check(json: &str) -> Result<Self, String> {
+        let json = Fields::parse(json)?;
+        let family = Family::detect(&json.texts("architectures")?.unwrap_or_default(), json.text("model_type")?.as_deref())?;
+        if let Some(method) = json.object("quantization_config")? {
+            let method = method.text("quant_method")?.unwrap_or_else(|| "unknown method".into());
             return Err(format!("the checkpoint is quantised ({method}); convert it to a floating-point one first"));
         }
         let defaults = family.defaults();
-        let hidden_size = size("hidden_size", json.hidden_size.unwrap_or(4096))?;
-        let num_hidden_layers = at_most("num_hidden_layers", json.num_hidden_layers.unwrap_or(32), MAX_LAYERS)?;
-        let num_attention_heads = size("num_attention_heads", json.num_attention_heads.unwrap_or(32))?;
-        let num_key_value_heads = json.num_key_value_heads.unwrap_or(defaults.num_key_value_heads).unwrap_or(num_attention_heads);
+        let hidden_size = size("hidden_size", json.size("hidden_size")?.unwrap_or(4096))?;
+        let num_hidden_layers = at_most("num_hidden_layers", json.size("num_hidden_layers")?.unwrap_or(32), MAX_LAYERS)?;
+        let num_attention_heads = size("num_attention_heads", json.size("num_attention_heads")?.unwrap_or(32))?;
+        // Null is not the default of the architecture, but one for each query head.
+        let absent = if json.has("num_key_value_heads") { None } else { defaults.num_key_value_heads };
+        let num_key_value_heads = json.size("num_key_value_heads")?.or(absent).unwrap_or(num_attention_heads);
         let num_key_value_heads = size("num_key_value_heads", num_key_value_heads)?;
         if !num_attention_heads.is_multiple_of(num_key_value_heads) {
             return Err(format!(
@@ -99,30 +100,32 @@ impl DecoderConfig {
             ));
         }
         let max_position_embeddings =
-            size("max_position_embeddings", json.max_position_embeddings.unwrap_or(defaults.max_position_embeddings))?;
+            size("max_position_embeddings", json.size("max_position_embeddings")?.unwrap_or(defaults.max_position_embeddings))?;
         let context = RopeContext {
-            rope_theta: json.rope_theta,
-            partial_rotary_factor: json.partial_rotary_factor,
-            original_max_position_embeddings: json.original_max_position_embeddings,
+            rope_theta: json.number("rope_theta")?,
+            partial_rotary_factor: json.number("partial_rotary_factor")?,
+            original_max_position_embeddings: json.size("original_max_position_embeddings")?,
             max_position_embeddings,
         };
-        let (sliding_window, windowed) = json.windows.check(family, num_hidden_layers)?;
-        let attention_bias = json.attention_bias.unwrap_or(false);
+        let (sliding_window, windowed) = windows(&json, family, num_hidden_layers)?;
+        let attention_bias = json.flag("attention_bias")?.unwrap_or(false);
+        let mlp_bias = json.flag("mlp_bias")?.unwrap_or(false);
+        let stored_as = json.text("dtype")?.map_or_else(|| json.text("torch_dtype"), |name| Ok(Some(name)))?;
         let config = Self {
             family,
-            vocab_size: size("vocab_size", json.vocab_size.unwrap_or(defaults.vocab_size))?,
+            vocab_size: size("vocab_size", json.size("vocab_size")?.unwrap_or(defaults.vocab_size))?,
             hidden_size,
-            intermediate_size: size("intermediate_size", json.intermediate_size.unwrap_or(defaults.intermediate_size))?,
+            intermediate_size: size("intermediate_size", json.size("intermediate_size")?.unwrap_or(defaults.intermediate_size))?,
             num_hidden_layers,
             num_attention_heads,
             num_key_value_heads,
-            head_dim: head_dim(json.head_dim.or(defaults.head_dim), hidden_size, num_attention_heads)?,
+            head_dim: head_dim(json.size("head_dim")?.or(defaults.head_dim), hidden_size, num_attention_heads)?,
             max_position_embeddings,
-            activation: Activation::from_name(json.hidden_act.as_deref().unwrap_or("silu"))?,
-            rms_norm_eps: positive("rms_norm_eps", json.rms_norm_eps.unwrap_or(1e-6))?,
-            initializer_range: fraction("initializer_range", json.initializer_range.unwrap_or(0.02))?,
-            tie_word_embeddings: json.tie_word_embeddings.unwrap_or(false),
-            rope: Rope::from_config(json.rope_scaling.or(json.rope_parameters).unwrap_or_default(), context)?,
+            activation: Activation::from_name(json.text("hidden_act")?.as_deref().unwrap_or("silu"))?,
+            rms_norm_eps: positive("rms_norm_eps", json.number("rms_norm_eps")?.unwrap_or(1e-6))?,
+            initializer_range: fraction("initializer_range", json.number("initializer_range")?.unwrap_or(0.02))?,
+            tie_word_embeddings: json.flag("tie_word_embeddings")?.unwrap_or(false),
+            rope: Rope::from_config(RopeEntry::read(&json)?, context)?,
             sliding_window,
             windowed,
             qkv_bias: match family {
@@ -131,11 +134,11 @@ impl DecoderConfig {
                 Family::Qwen2 => true,
             },
             output_bias: matches!(family, Family::Llama | Family::Qwen3) && attention_bias,
-            mlp_bias: family == Family::Llama && json.mlp_bias.unwrap_or(false),
+            mlp_bias: family == Family::Llama && mlp_bias,
             qk_norm: family == Family::Qwen3,
-            dtype: json.dtype.or(json.torch_dtype).map(|name| dtype(&name)).transpose()?,
-            bos_token_id: json.bos_token_id,
-            eos_token_ids: json.eos_token_id.map(Vec::from).unwrap_or_default(),
+            dtype: stored_as.map(|name| dtype(&name)).transpose()?,
+            bos_token_id: json.ids("bos_token_id")?.first().copied(),
+            eos_token_ids: json.ids("eos_token_id")?,
         };
         match config.count_params() {
             count if count > MAX_PARAMS => Err(format!("describes {count} parameters, more than the limit of {MAX_PARAMS}")),
@@ -168,91 +171,26 @@ fn head_dim(given: Option<usize>, hidden_size: usize, heads: usize) -> Result<us
     Ok(head_dim)
 }
 
-/// The keys of `config.json` that matter here. A field of two options tells an absent key from a null.
-#[derive(Deserialize)]
-struct JsonConfig {
-    architectures: Option<Vec<String>>,
-    model_type: Option<String>,
-    vocab_size: Option<usize>,
-    hidden_size: Option<usize>,
-    intermediate_size: Option<usize>,
-    num_hidden_layers: Option<usize>,
-    num_attention_heads: Option<usize>,
-    #[serde(default, deserialize_with = "present")]
-    num_key_value_heads: Option<Option<usize>>,
-    head_dim: Option<usize>,
-    max_position_embeddings: Option<usize>,
-    hidden_act: Option<String>,
-    rms_norm_eps: Option<f64>,
-    initializer_range: Option<f64>,
-    tie_word_embeddings: Option<bool>,
-    attention_bias: Option<bool>,
-    mlp_bias: Option<bool>,
-    rope_parameters: Option<RopeEntry>,
-    rope_scaling: Option<RopeEntry>,
-    rope_theta: Option<f64>,
-    partial_rotary_factor: Option<f64>,
-    original_max_position_embeddings: Option<usize>,
-    dtype: Option<String>,
-    torch_dtype: Option<String>,
-    bos_token_id: Option<u32>,
-    eos_token_id: Option<OneOrMany>,
-    quantization_config: Option<Quantization>,
-    #[serde(flatten)]
-    windows: JsonWindows,
-}
-
-#[derive(Deserialize)]
-struct Quantization {
-    quant_method: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum OneOrMany {
-    One(u32),
-    Many(Vec<u32>),
-}
-
-impl From<OneOrMany> for Vec<u32> {
-    fn from(ids: OneOrMany) -> Self {
-        match ids {
-            OneOrMany::One(id) => vec![id],
-            OneOrMany::Many(ids) => ids,
+/// The window, and for each layer whether it applies.
+fn windows(json: &Fields, family: Family, layers: usize) -> Result<(Option<usize>, Vec<bool>), String> {
+    let used = match family {
+        Family::Llama => false,
+        Family::Mistral => true,
+        Family::Qwen2 | Family::Qwen3 => json.flag("use_sliding_window")?.unwrap_or(false),
+    };
+    // Null is not the default, but no window.
+    let absent = (!json.has("sliding_window")).then_some(4096);
+    let window = json.size("sliding_window")?.or(absent).filter(|_| used);
+    let window = window.map(|window| size("sliding_window", window)).transpose()?;
+    let windowed = match (family, json.texts("layer_types")?) {
+        (Family::Qwen2 | Family::Qwen3, Some(types)) => by_type(&types, window, layers)?,
+        (Family::Qwen2 | Family::Qwen3, None) => {
+            let first = json.size("max_window_layers")?.unwrap_or(28);
+            (0..layers).map(|layer| window.is_some() && layer >= first).collect()
         }
-    }
-}
-
-/// The keys about sliding windows.
-#[derive(Deserialize)]
-struct JsonWindows {
-    use_sliding_window: Option<bool>,
-    #[serde(default, deserialize_with = "present")]
-    sliding_window: Option<Option<usize>>,
-    max_window_layers: Option<usize>,
-    layer_types: Option<Vec<String>>,
-}
-
-impl JsonWindows {
-    /// The window, and for each layer whether it applies.
-    fn check(self, family: Family, layers: usize) -> Result<(Option<usize>, Vec<bool>), String> {
-        let used = match family {
-            Family::Llama => false,
-            Family::Mistral => true,
-            Family::Qwen2 | Family::Qwen3 => self.use_sliding_window.unwrap_or(false),
-        };
-        let window = self.sliding_window.unwrap_or(Some(4096)).filter(|_| used);
-        let window = window.map(|window| size("sliding_window", window)).transpose()?;
-        let windowed = match (family, self.layer_types) {
-            (Family::Qwen2 | Family::Qwen3, Some(types)) => by_type(&types, window, layers)?,
-            (Family::Qwen2 | Family::Qwen3, None) => {
-                let first = self.max_window_layers.unwrap_or(28);
-                (0..layers).map(|layer| window.is_some() && layer >= first).collect()
-            }
-            (Family::Llama | Family::Mistral, _) => vec![window.is_some(); layers],
-        };
-        Ok((window.filter(|_| windowed.contains(&true)), windowed))
-    }
+        (Family::Llama | Family::Mistral, _) => vec![window.is_some(); layers],
+    };
+    Ok((window.filter(|_| windowed.contains(&true)), windowed))
 }
 
 fn by_type(types: &[String], window: Option<usize>, layers: usize) -> Result<Vec<bool>, String> {
@@ -266,8 +204,4 @@ fn by_type(types: &[String], window: Option<usize>, layers: usize) -> Result<Vec
         _ => Err(format!("layer type `{name}` is not supported; supported: `full_attention`, `sliding_attention`")),
     };
     types.iter().map(windowed).collect()
-}
-
-fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(value: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(value).map(Some)
 }

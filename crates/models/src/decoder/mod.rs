@@ -17,6 +17,7 @@ mod rope;
 mod rotary;
 mod span;
 mod stack;
+mod tying;
 
 pub use activation::Activation;
 pub use attention::Attention;

@@ -1,7 +1,7 @@
 //! Rotary position settings: the base, and how the frequencies of a longer context derive from it.
 
 use crate::bounds::positive;
-use serde::Deserialize;
+use crate::fields::Fields;
 
 /// Settings of the rotary position embedding (Su et al., 2021, arXiv:2104.09864).
 #[derive(Clone, Debug, PartialEq)]
@@ -38,21 +38,38 @@ pub enum RopeScaling {
 const SUPPORTED: &str = "`default`, `linear`, `llama3`";
 
 /// `rope_parameters` (transformers 5) or `rope_scaling` (transformers 4) of a `config.json`.
-#[derive(Default, Deserialize)]
+#[derive(Default)]
 pub(super) struct RopeEntry {
     rope_type: Option<String>,
-    // Older files say `type`, some say both.
-    #[serde(rename = "type")]
-    legacy_type: Option<String>,
     rope_theta: Option<f64>,
     factor: Option<f64>,
     low_freq_factor: Option<f64>,
     high_freq_factor: Option<f64>,
     original_max_position_embeddings: Option<usize>,
     partial_rotary_factor: Option<f64>,
-    // Other decoders give each kind of layer its own settings, under the kind's name.
-    full_attention: Option<serde_json::Value>,
-    sliding_attention: Option<serde_json::Value>,
+    /// Other decoders give each kind of layer its own settings, under the kind's name.
+    by_layer_type: bool,
+}
+
+impl RopeEntry {
+    /// The entry of a file; as in transformers, an empty `rope_scaling` counts as none.
+    pub fn read(config: &Fields) -> Result<Self, String> {
+        let scaling = config.object("rope_scaling")?.filter(|entry| !entry.is_empty());
+        let Some(entry) = scaling.map_or_else(|| config.object("rope_parameters"), |entry| Ok(Some(entry)))? else {
+            return Ok(Self::default());
+        };
+        Ok(Self {
+            // Older files say `type`, some say both.
+            rope_type: entry.text("rope_type")?.map_or_else(|| entry.text("type"), |name| Ok(Some(name)))?,
+            rope_theta: entry.number("rope_theta")?,
+            factor: entry.number("factor")?,
+            low_freq_factor: entry.number("low_freq_factor")?,
+            high_freq_factor: entry.number("high_freq_factor")?,
+            original_max_position_embeddings: entry.size("original_max_position_embeddings")?,
+            partial_rotary_factor: entry.number("partial_rotary_factor")?,
+            by_layer_type: entry.object("full_attention")?.is_some() || entry.object("sliding_attention")?.is_some(),
+        })
+    }
 }
 
 /// What a `config.json` says about positions outside the entry.
@@ -65,7 +82,7 @@ pub(super) struct RopeContext {
 
 impl Rope {
     pub(super) fn from_config(entry: RopeEntry, context: RopeContext) -> Result<Self, String> {
-        if entry.full_attention.is_some() || entry.sliding_attention.is_some() {
+        if entry.by_layer_type {
             return Err("rope_parameters differ by layer type, which is not supported".into());
         }
         if let Some(fraction) = entry.partial_rotary_factor.or(context.partial_rotary_factor).filter(|f| *f != 1.0) {
@@ -85,7 +102,7 @@ impl Rope {
 
 impl RopeScaling {
     fn from_config(entry: &RopeEntry, context: &RopeContext) -> Result<Self, String> {
-        let name = entry.rope_type.as_deref().or(entry.legacy_type.as_deref()).unwrap_or("default");
+        let name = entry.rope_type.as_deref().unwrap_or("default");
         let required = |key: &str, value: Option<f64>| match value {
             Some(value) => positive(key, value),
             None => Err(format!("rope type `{name}` needs `{key}`")),

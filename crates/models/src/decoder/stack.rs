@@ -50,6 +50,10 @@ impl Decoder {
         &self.config
     }
 
+    pub(super) fn config_mut(&mut self) -> &mut DecoderConfig {
+        Arc::make_mut(&mut self.config)
+    }
+
     /// Final hidden states `[b, s, d]` of `ids: [b, s]`, after the tokens in `cache` if there is one.
     pub(super) fn forward(&self, ids: Tensor<2, Int>, cache: Option<&mut KvCache>) -> Tensor<3> {
         let tokens = ids.dims()[1];

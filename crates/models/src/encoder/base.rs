@@ -4,6 +4,7 @@ use super::config::EncoderConfig;
 use super::embeddings::Embeddings;
 use super::keys::Keys;
 use super::layer::{Layer, Layers};
+use super::named::named_module;
 use super::save;
 use super::sentence::{Pooling, SentenceConfig};
 use crate::load;
@@ -33,6 +34,15 @@ pub struct Encoder {
     /// Whether blocks are computed again in the backward pass.
     pub(super) recompute: bool,
 }
+
+/// An encoder that is part of a model whose head is left out: its parameters have the paths that they have there.
+#[derive(Clone, Debug)]
+pub struct UnderHead {
+    /// The encoder; `bert` or `roberta` in a checkpoint.
+    pub encoder: Encoder,
+}
+
+named_module!(UnderHead { encoder: |model| model.encoder.config().family.prefix() });
 
 /// The first token's hidden state through a layer of its own.
 #[derive(Module, Debug)]

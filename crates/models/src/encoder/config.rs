@@ -4,9 +4,9 @@ use super::family::Family;
 use super::labels::{self, Problem};
 use crate::bounds::{MAX_LAYERS, MAX_PARAMS, at_most, dtype, fraction, positive, size};
 use crate::decoder::Activation;
+use crate::fields::Fields;
 use burn::tensor::DType;
 use peft_core::{Error, Result, files};
-use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::path::Path;
 
@@ -58,8 +58,9 @@ impl EncoderConfig {
     /// Whether the `config.json` in a checkpoint directory describes an encoder that this module reads, going by `model_type` or
     /// `architectures` alone.
     pub fn describes(dir: impl AsRef<Path>) -> Result<bool> {
-        let names: Names = files::read_json(&dir.as_ref().join("config.json"))?;
-        Ok(names.family().is_ok())
+        let file = dir.as_ref().join("config.json");
+        let json = Fields::parse(&files::read_text(&file)?).map_err(|reason| Error::file(&file, reason))?;
+        Ok(family(&json).is_ok())
     }
 
     /// Read and check `config.json` in a checkpoint directory.
@@ -103,6 +104,17 @@ impl EncoderConfig {
         self.max_position_embeddings - self.first_position()
     }
 
+    /// Whether the file names an encoder with a classifier of tokens.
+    pub fn is_for_tokens(&self) -> bool {
+        self.json.get("architectures").and_then(|names| names[0].as_str()).is_some_and(|name| name.ends_with("ForTokenClassification"))
+    }
+
+    /// What the file calls the model; the encoder's family where it does not say.
+    pub fn architecture(&self) -> String {
+        let named = self.json.get("architectures").and_then(|names| names[0].as_str());
+        named.map_or_else(|| format!("{}Model", self.family.class()), String::from)
+    }
+
     /// The position of a row's first token.
     pub(super) fn first_position(&self) -> usize {
         if self.family == Family::Bert { 0 } else { self.pad_token_id as usize + 1 }
@@ -122,37 +134,41 @@ impl EncoderConfig {
     }
 
     fn check(text: &str) -> Result<Self, String> {
-        let json: JsonConfig = serde_json::from_str(text).map_err(|e| e.to_string())?;
-        let family = json.names.family()?;
-        json.refuse()?;
+        let json = Fields::parse(text)?;
+        let family = family(&json)?;
+        refuse(&json)?;
         let bert = family == Family::Bert;
-        let hidden_size = size("hidden_size", json.hidden_size.unwrap_or(768))?;
-        let num_attention_heads = size("num_attention_heads", json.num_attention_heads.unwrap_or(12))?;
+        let hidden_size = size("hidden_size", json.size("hidden_size")?.unwrap_or(768))?;
+        let num_attention_heads = size("num_attention_heads", json.size("num_attention_heads")?.unwrap_or(12))?;
         if !hidden_size.is_multiple_of(num_attention_heads) {
             return Err(format!("hidden_size {hidden_size} must be a multiple of num_attention_heads {num_attention_heads}"));
         }
-        let hidden_dropout_prob = dropout("hidden_dropout_prob", json.hidden_dropout_prob.unwrap_or(0.1))?;
-        let classifier_dropout = json.classifier_dropout.map(|p| dropout("classifier_dropout", p)).transpose()?;
+        let hidden_dropout_prob = dropout("hidden_dropout_prob", json.number("hidden_dropout_prob")?.unwrap_or(0.1))?;
+        let classifier_dropout = json.number("classifier_dropout")?.map(|p| dropout("classifier_dropout", p)).transpose()?;
+        let stored_as = json.text("dtype")?.map_or_else(|| json.text("torch_dtype"), |name| Ok(Some(name)))?;
         let config = Self {
             family,
-            vocab_size: size("vocab_size", json.vocab_size.unwrap_or(if family == Family::Roberta { 50_265 } else { 30_522 }))?,
-            type_vocab_size: size("type_vocab_size", json.type_vocab_size.unwrap_or(2))?,
+            vocab_size: size("vocab_size", json.size("vocab_size")?.unwrap_or(if family == Family::Roberta { 50_265 } else { 30_522 }))?,
+            type_vocab_size: size("type_vocab_size", json.size("type_vocab_size")?.unwrap_or(2))?,
             hidden_size,
-            intermediate_size: size("intermediate_size", json.intermediate_size.unwrap_or(3072))?,
-            num_hidden_layers: at_most("num_hidden_layers", json.num_hidden_layers.unwrap_or(12), MAX_LAYERS)?,
+            intermediate_size: size("intermediate_size", json.size("intermediate_size")?.unwrap_or(3072))?,
+            num_hidden_layers: at_most("num_hidden_layers", json.size("num_hidden_layers")?.unwrap_or(12), MAX_LAYERS)?,
             num_attention_heads,
-            max_position_embeddings: size("max_position_embeddings", json.max_position_embeddings.unwrap_or(512))?,
-            activation: Activation::from_name(json.hidden_act.as_deref().unwrap_or("gelu"))?,
-            layer_norm_eps: positive("layer_norm_eps", json.layer_norm_eps.unwrap_or(1e-12))?,
-            initializer_range: fraction("initializer_range", json.initializer_range.unwrap_or(0.02))?,
+            max_position_embeddings: size("max_position_embeddings", json.size("max_position_embeddings")?.unwrap_or(512))?,
+            activation: Activation::from_name(json.text("hidden_act")?.as_deref().unwrap_or("gelu"))?,
+            layer_norm_eps: positive("layer_norm_eps", json.number("layer_norm_eps")?.unwrap_or(1e-12))?,
+            initializer_range: fraction("initializer_range", json.number("initializer_range")?.unwrap_or(0.02))?,
             hidden_dropout_prob,
-            attention_probs_dropout_prob: dropout("attention_probs_dropout_prob", json.attention_probs_dropout_prob.unwrap_or(0.1))?,
+            attention_probs_dropout_prob: dropout(
+                "attention_probs_dropout_prob",
+                json.number("attention_probs_dropout_prob")?.unwrap_or(0.1),
+            )?,
             classifier_dropout: classifier_dropout.unwrap_or(hidden_dropout_prob),
-            pad_token_id: json.pad_token_id.unwrap_or(if bert { 0 } else { 1 }),
-            labels: labels::read(json.id2label, json.num_labels)?,
-            dtype: json.dtype.or(json.torch_dtype).map(|name| dtype(&name)).transpose()?,
-            problem_type: json.problem_type,
-            json: serde_json::from_str(text).map_err(|e| e.to_string())?,
+            pad_token_id: json.ids("pad_token_id")?.first().copied().unwrap_or(if bert { 0 } else { 1 }),
+            labels: labels::read(json.object("id2label")?.map(Fields::into_map), json.size("num_labels")?)?,
+            dtype: stored_as.map(|name| dtype(&name)).transpose()?,
+            problem_type: json.text("problem_type")?,
+            json: json.into_map(),
         };
         config.check_whole()?;
         Ok(config)
@@ -185,62 +201,22 @@ fn dropout(key: &str, value: f64) -> Result<f64, String> {
     Err(format!("{key} must be at least 0 and below 1, found {value}"))
 }
 
-/// The keys that say what `config.json` describes.
-#[derive(Deserialize)]
-struct Names {
-    architectures: Option<Vec<String>>,
-    model_type: Option<String>,
+/// The branch that a file describes.
+fn family(json: &Fields) -> Result<Family, String> {
+    Family::detect(&json.texts("architectures")?.unwrap_or_default(), json.text("model_type")?.as_deref())
 }
 
-impl Names {
-    fn family(&self) -> Result<Family, String> {
-        Family::detect(self.architectures.as_deref().unwrap_or_default(), self.model_type.as_deref())
+/// What changes the computation and is not supported.
+fn refuse(json: &Fields) -> Result<(), String> {
+    if let Some(quantization) = json.object("quantization_config")? {
+        let method = quantization.text("quant_method")?.unwrap_or_else(|| "unknown method".into());
+        return Err(format!("the checkpoint is quantised ({method}); convert it to a floating-point one first"));
     }
-}
-
-/// The keys of `config.json` that matter here.
-#[derive(Deserialize)]
-struct JsonConfig {
-    #[serde(flatten)]
-    names: Names,
-    vocab_size: Option<usize>,
-    type_vocab_size: Option<usize>,
-    hidden_size: Option<usize>,
-    intermediate_size: Option<usize>,
-    num_hidden_layers: Option<usize>,
-    num_attention_heads: Option<usize>,
-    max_position_embeddings: Option<usize>,
-    hidden_act: Option<String>,
-    layer_norm_eps: Option<f64>,
-    initializer_range: Option<f64>,
-    hidden_dropout_prob: Option<f64>,
-    attention_probs_dropout_prob: Option<f64>,
-    classifier_dropout: Option<f64>,
-    pad_token_id: Option<u32>,
-    id2label: Option<Map<String, Value>>,
-    num_labels: Option<usize>,
-    problem_type: Option<String>,
-    position_embedding_type: Option<String>,
-    is_decoder: Option<bool>,
-    add_cross_attention: Option<bool>,
-    dtype: Option<String>,
-    torch_dtype: Option<String>,
-    quantization_config: Option<Map<String, Value>>,
-}
-
-impl JsonConfig {
-    /// What changes the computation and is not supported.
-    fn refuse(&self) -> Result<(), String> {
-        if let Some(quantization) = &self.quantization_config {
-            let method = quantization.get("quant_method").and_then(Value::as_str).unwrap_or("unknown method");
-            return Err(format!("the checkpoint is quantised ({method}); convert it to a floating-point one first"));
-        }
-        if let Some(kind) = self.position_embedding_type.as_deref().filter(|kind| *kind != "absolute") {
-            return Err(format!("position_embedding_type `{kind}` is not supported; supported: `absolute`"));
-        }
-        if self.is_decoder == Some(true) || self.add_cross_attention == Some(true) {
-            return Err("is_decoder and add_cross_attention make a decoder of the model, which is not supported".into());
-        }
-        Ok(())
+    if let Some(kind) = json.text("position_embedding_type")?.filter(|kind| kind != "absolute") {
+        return Err(format!("position_embedding_type `{kind}` is not supported; supported: `absolute`"));
     }
+    if json.flag("is_decoder")? == Some(true) || json.flag("add_cross_attention")? == Some(true) {
+        return Err("is_decoder and add_cross_attention make a decoder of the model, which is not supported".into());
+    }
+    Ok(())
 }

@@ -35,6 +35,11 @@ impl<'a> Keys<'a> {
         if self.checkpoint.contains(&old) && !self.checkpoint.contains(&key) { old } else { key }
     }
 
+    /// The path inside the encoder of a parameter of a model with a head; nothing for one of the head.
+    pub fn inside<'p>(&self, path: &'p str) -> Option<&'p str> {
+        path.strip_prefix(&self.head)
+    }
+
     pub fn has_pooler(&self) -> bool {
         self.checkpoint.contains(&self.of_encoder("pooler.dense.weight"))
     }
@@ -49,7 +54,7 @@ impl<'a> Keys<'a> {
     pub fn load_under_head<M: Module>(&self, model: M, new: Option<u64>, std: f64, device: &Device, dtype: Option<DType>) -> Result<M> {
         let trained = has_classifier(self.checkpoint);
         let new_pooler = new.is_some() && !self.has_pooler();
-        let key = |path: &str| match path.strip_prefix(&self.head) {
+        let key = |path: &str| match self.inside(path) {
             Some(inside) if new_pooler && inside.starts_with("pooler.") => None,
             Some(inside) => Some(self.of_encoder(inside)),
             None => new.is_none().then(|| path.to_string()),

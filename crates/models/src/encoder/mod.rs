@@ -32,7 +32,7 @@ mod sentence;
 mod tokens;
 
 pub use attention::{Attention, SelfAttention};
-pub use base::{Encoder, Pooler};
+pub use base::{Encoder, Pooler, UnderHead};
 pub use classifier::{Head, SequenceClassifier};
 pub use config::EncoderConfig;
 pub use embeddings::Embeddings;

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use memmap2::Mmap;
 use serde::Deserialize;
 
+use super::finite::{all_finite, are_finite};
 use super::floats::{self, FLOATS, Float};
 use super::header::{Header, TensorInfo};
 use super::nearest::nearest;
@@ -32,13 +33,13 @@ pub struct Checkpoint {
     metadata: Metadata,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Shard {
     file: PathBuf,
     map: Bytes,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     shard: usize,
     info: TensorInfo,
@@ -99,6 +100,12 @@ impl Checkpoint {
             }
         }
         Ok(checkpoint)
+    }
+
+    /// The same tensors under the names that `name` gives them, without those that it gives none.
+    pub fn renamed(&self, name: impl Fn(&str) -> Option<String>) -> Self {
+        let tensors = self.tensors.iter().filter_map(|(key, entry)| Some((name(key)?, entry.clone()))).collect();
+        Self { path: self.path.clone(), shards: self.shards.clone(), tensors, metadata: self.metadata.clone() }
     }
 
     fn open_index(dir: &Path, index: &Path) -> Result<Self> {
@@ -174,8 +181,9 @@ impl Checkpoint {
     /// Burn has no tensors of rank 0: a stored scalar is read as shape `[1]`.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the tensor is missing, has another shape or holds no floating-point numbers;
-    /// [`Error::InvalidConfig`] if `dtype` is not f64, f32, f16 or bf16; [`Error::Device`] if the device lacks the type.
+    /// [`Error::Tensor`] if the tensor is missing, has another shape or holds no floating-point numbers; [`Error::NonFinite`] if one of
+    /// its numbers is infinite or none, in the file or when it is rounded to `dtype`; [`Error::InvalidConfig`] if `dtype` is not f64, f32,
+    /// f16 or bf16; [`Error::Device`] if the device lacks the type.
     pub fn float<const D: usize>(&self, key: &str, shape: [usize; D], dtype: Option<DType>, device: &Device) -> Result<Tensor<D>> {
         let entry = self.entry(key, || format!("shape {shape:?}"))?;
         let is_scalar = entry.info.shape.is_empty() && shape.as_slice() == [1];
@@ -203,6 +211,9 @@ impl Checkpoint {
             self.release(key);
             data
         });
+        if !all_finite(wanted.file(), data.as_bytes()) {
+            return Err(self.not_finite(key, entry, wanted));
+        }
         Ok(Tensor::from_data(data, (device, dtype)))
     }
 
@@ -219,17 +230,23 @@ impl Checkpoint {
     /// The numbers of a floating-point tensor of any shape, in row-major order.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the tensor is missing or holds no floating-point numbers.
+    /// [`Error::Tensor`] if the tensor is missing or holds no floating-point numbers; [`Error::NonFinite`] if one of them is infinite or
+    /// none.
     pub fn f32s(&self, key: &str) -> Result<Vec<f32>> {
         let entry = self.entry(key, || FLOATS.into())?;
-        Ok(floats::to_f32(self.entry_bytes(entry), self.stored_float(key, entry)?))
+        let numbers = floats::to_f32(self.entry_bytes(entry), self.stored_float(key, entry)?);
+        if !are_finite(&numbers) {
+            return Err(self.not_finite(key, entry, Float::F32));
+        }
+        Ok(numbers)
     }
 
     /// Fill `numbers` with those of a floating-point tensor from number `first` on, in row-major order: for tensors that should not be
     /// in memory as a whole.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the tensor is missing, holds no floating-point numbers or ends before `numbers` is full.
+    /// [`Error::Tensor`] if the tensor is missing, holds no floating-point numbers or ends before `numbers` is full;
+    /// [`Error::NonFinite`] if one of them is infinite or none.
     pub fn read_f32s(&self, key: &str, first: usize, numbers: &mut [f32]) -> Result<()> {
         let entry = self.entry(key, || FLOATS.into())?;
         let from = self.stored_float(key, entry)?;
@@ -238,7 +255,21 @@ impl Checkpoint {
             return Err(self.mismatch(key, entry, format!("{end} numbers"), format!("shape {:?}", entry.info.shape)));
         };
         floats::read_f32s(bytes, from, numbers);
-        Ok(())
+        match are_finite(numbers) {
+            true => Ok(()),
+            false => Err(self.not_finite(key, entry, Float::F32)),
+        }
+    }
+
+    /// Whether two tensors have one shape and hold the same numbers, as torch's `equal` compares them.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if one of them is missing or holds no floating-point numbers.
+    pub fn are_equal(&self, one: &str, other: &str) -> Result<bool> {
+        let [ours, theirs] = [self.entry(one, || FLOATS.into())?, self.entry(other, || FLOATS.into())?];
+        let [from, other_from] = [self.stored_float(one, ours)?, self.stored_float(other, theirs)?];
+        let [a, b] = [ours, theirs].map(|entry| self.entry_bytes(entry));
+        Ok(ours.info.shape == theirs.info.shape && ((from == other_from && a == b) || floats::are_equal((a, from), (b, other_from))))
     }
 
     pub(super) fn tensor(&self, key: &str) -> Result<(&TensorInfo, &[u8])> {
@@ -265,6 +296,15 @@ impl Checkpoint {
 
     fn stored_float(&self, key: &str, entry: &Entry) -> Result<Float> {
         Float::from_file(entry.info.dtype).ok_or_else(|| self.mismatch(key, entry, FLOATS.into(), entry.info.dtype.to_string()))
+    }
+
+    /// What to say of a tensor that does not pass as numbers of type `wanted`.
+    fn not_finite(&self, key: &str, entry: &Entry, wanted: Float) -> Error {
+        let tensor = format!("{}: tensor `{key}`", self.shards[entry.shard].file.display());
+        match all_finite(entry.info.dtype, self.entry_bytes(entry)) {
+            true => Error::NonFinite { what: floats::rounded(&tensor, wanted.file()) },
+            false => Error::NonFinite { what: tensor },
+        }
     }
 
     fn mismatch(&self, key: &str, entry: &Entry, expected: String, found: String) -> Error {

@@ -82,6 +82,27 @@ pub(super) fn read_f32s(bytes: &[u8], from: Float, numbers: &mut [f32]) {
     });
 }
 
+/// What to call `tensor` where one of its numbers is beyond the largest of type `dtype`.
+pub(super) fn rounded(tensor: &str, dtype: Dtype) -> String {
+    let largest = match dtype {
+        Dtype::F16 => ", whose largest number is 65504",
+        _ => "",
+    };
+    format!("{tensor}, rounded to {dtype}{largest}")
+}
+
+/// Whether two tensors of as many numbers hold the same, which need not be the same bytes: zeros have signs, and types differ.
+pub(super) fn are_equal((a, from): (&[u8], Float), (b, other_from): (&[u8], Float)) -> bool {
+    let (mut ours, mut theirs) = ([0f32; BLOCK], [0f32; BLOCK]);
+    let blocks = a.chunks(BLOCK * from.burn().size()).zip(b.chunks(BLOCK * other_from.burn().size()));
+    blocks.into_iter().all(|(a, b)| {
+        let count = a.len() / from.burn().size();
+        decode_block(a, from, &mut ours[..count]);
+        decode_block(b, other_from, &mut theirs[..count]);
+        ours[..count] == theirs[..count]
+    })
+}
+
 /// `numbers` as little-endian bytes of type `to`, rounded to the nearest even; nothing if that is not f64, f32, f16 or bf16.
 pub fn float_bytes(numbers: &[f32], to: Dtype) -> Option<Vec<u8>> {
     fn write<T: Copy, const N: usize>(numbers: &[T], bytes: impl Fn(T) -> [u8; N]) -> Vec<u8> {

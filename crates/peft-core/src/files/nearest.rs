@@ -1,7 +1,7 @@
 //! Which existing names a missing one was probably meant to be.
 
 /// The `count` names closest to `wanted`, the closest first.
-pub(crate) fn nearest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>, count: usize) -> Vec<&'a str> {
+pub fn nearest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>, count: usize) -> Vec<&'a str> {
     let mut ranked: Vec<_> = names.map(|name| (distance(wanted, name), name)).collect();
     ranked.sort_unstable();
     ranked.into_iter().take(count).map(|(_, name)| name).collect()

@@ -1,12 +1,11 @@
 //! Tokenizer and chat template: which files count for an adapter that brings some of its own.
 
-use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{read_text, write_atomic};
+use super::{checkpoint_files, disk, read_text, write_atomic};
 use crate::{Error, Result};
 
 /// Files that hold a vocabulary that can be read here.
@@ -74,7 +73,7 @@ impl<'a> TextFiles<'a> {
     /// Put the adapter's vocabulary in place of the base's in the directory `to`.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::File`] for a link that leads out of the adapter; [`Error::Io`].
     pub fn copy_vocabulary(&self, to: &Path) -> Result<()> {
         self.own(&READ).map_or(Ok(()), |own| replace(own, to, &VOCABULARIES))
     }
@@ -82,7 +81,7 @@ impl<'a> TextFiles<'a> {
     /// Put the adapter's names of tokens and its chat template in place of the base's in the directory `to`.
     ///
     /// # Errors
-    /// As [`chat_template`](Self::chat_template).
+    /// As [`chat_template`](Self::chat_template) and [`copy_vocabulary`](Self::copy_vocabulary).
     pub fn copy_settings(&self, to: &Path) -> Result<()> {
         let Some(own) = self.own(&SETTINGS).or_else(|| self.own(&[TEMPLATE])) else { return Ok(()) };
         if self.own(&SETTINGS).is_some() {
@@ -99,12 +98,11 @@ impl<'a> TextFiles<'a> {
 /// Those of `names` that `from` has, in place of those that `to` has.
 fn replace(from: &Path, to: &Path, names: &[&str]) -> Result<()> {
     for name in names {
-        let (file, copied) = (from.join(name), to.join(name));
-        if file.is_file() {
-            write_atomic(&copied, &fs::read(&file).map_err(|e| Error::io(&file, e))?)?;
-        } else if copied.is_file() {
-            fs::remove_file(&copied).map_err(|e| Error::io(&copied, e))?;
+        let copied = to.join(name);
+        if copied.is_file() && !from.join(name).is_file() {
+            disk::remove_file(&copied)?;
         }
+        checkpoint_files::copy(from, to, Path::new(name))?;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Tensor};
@@ -11,9 +11,11 @@ use safetensors::Dtype;
 use serde::Serialize;
 use tempfile::NamedTempFile;
 
+use super::destination::Destination;
+use super::finite::all_finite;
 use super::floats::{self, FLOATS, Float};
 use super::header::{Header, TensorInfo};
-use super::{Checkpoint, INDEX_FILE, MODEL_FILE};
+use super::{Checkpoint, INDEX_FILE, MODEL_FILE, disk, output_dir, parent};
 use crate::{Error, Result};
 
 /// Strings that a safetensors file carries beside its tensors.
@@ -60,7 +62,12 @@ impl<'a> TensorSource<'a> {
     /// [`Error::Tensor`] if the checkpoint has no such tensor.
     pub fn from_checkpoint(checkpoint: &'a Checkpoint, key: &str) -> Result<Self> {
         let (info, bytes) = checkpoint.tensor(key)?;
-        Ok(Self { name: key.into(), info: info.clone(), data: Box::new(move || Ok(Cow::Borrowed(bytes))) })
+        let (dtype, from) = (info.dtype, format!("{}: tensor `{key}`", checkpoint.path().display()));
+        let data = move || match all_finite(dtype, bytes) {
+            true => Ok(Cow::Borrowed(bytes)),
+            false => Err(Error::NonFinite { what: from }),
+        };
+        Ok(Self { name: key.into(), info: info.clone(), data: Box::new(data) })
     }
 
     fn num_bytes(&self) -> u64 {
@@ -92,12 +99,15 @@ fn storable(dtype: DType) -> Result<Float> {
 
 /// Writes one safetensors file and returns its size in bytes.
 ///
+/// Through a link it writes the file that the link names, and to a device or a pipe as the bytes come.
+///
 /// The tensors are ordered as every safetensors implementation orders them (wider types first, then by name), so that
 /// equal tensors make equal files. They are computed in that order.
 ///
 /// # Errors
 /// Whatever computing a tensor returns; [`Error::File`] if two tensors share a name or one has not the size that its shape
-/// says; [`Error::Io`]. After an error there is no new file, and an existing one is as it was.
+/// says; [`Error::NonFinite`] for a number that is infinite or none in the type of the file; [`Error::Io`]. After an error there is no
+/// new file, and an existing one is as it was.
 pub fn write_safetensors<'a>(path: &Path, tensors: impl IntoIterator<Item = TensorSource<'a>>, metadata: &Metadata) -> Result<u64> {
     let staged = Staged::safetensors(path, tensors.into_iter().collect(), metadata)?;
     let size = staged.size;
@@ -142,7 +152,7 @@ pub fn write_checkpoint<'a>(
     Ok(size)
 }
 
-/// Writes a whole file, such as a JSON configuration.
+/// Writes a whole file, such as a JSON configuration; through a link the file that the link names, and to a device or a pipe as it is.
 ///
 /// # Errors
 /// [`Error::Io`]; after an error an existing file is as it was.
@@ -207,25 +217,29 @@ impl<'a> Index<'a> {
     }
 }
 
-/// A complete file under a temporary name; dropping it removes it.
+/// A complete file under a temporary name, which is removed when this is dropped; or one that is written to its place already, since that
+/// is a device or a pipe.
 struct Staged {
-    path: PathBuf,
-    file: NamedTempFile,
+    /// Nothing where all is written.
+    waiting: Option<(PathBuf, NamedTempFile)>,
     size: u64,
 }
 
 impl Staged {
     fn new(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<Self> {
-        let io = |e| Error::io(path, e);
-        let dir = parent(path);
-        let mut file = temporary_file().tempfile_in(dir).map_err(|e| Error::io(dir, e))?;
-        let mut out = BufWriter::with_capacity(1 << 20, file.as_file_mut());
-        write(&mut out)?;
-        out.flush().map_err(io)?;
-        drop(out);
-        file.as_file().sync_all().map_err(io)?;
-        let size = file.as_file().metadata().map_err(io)?.len();
-        Ok(Self { path: path.into(), file, size })
+        let place = match Destination::of(path)? {
+            Destination::File(place) => place,
+            Destination::Stream(place) => {
+                let file = File::options().append(true).open(&place).map_err(|e| Error::io(path, e))?;
+                return Ok(Self { waiting: None, size: write_all(path, &file, write)? });
+            }
+        };
+        let dir = parent(&place);
+        let prefix = output_dir::prefix(&place, "partial");
+        let file = disk::made(dir, || temporary_file().prefix(&prefix).tempfile_in(dir))?;
+        let size = write_all(path, file.as_file(), write)?;
+        disk::sync(file.as_file(), path)?;
+        Ok(Self { waiting: Some((place, file)), size })
     }
 
     fn safetensors(path: &Path, mut tensors: Vec<TensorSource<'_>>, metadata: &Metadata) -> Result<Self> {
@@ -239,9 +253,18 @@ impl Staged {
     }
 
     fn publish(self) -> Result<()> {
-        self.file.persist(&self.path).map_err(|e| Error::io(&self.path, e.error))?;
-        sync_dir(parent(&self.path))
+        let Some((place, file)) = self.waiting else { return Ok(()) };
+        disk::persist(file, &place)?;
+        disk::sync_dir(parent(&place))
     }
+}
+
+/// Writes to an open file in large pieces; gives the number of bytes.
+fn write_all(path: &Path, file: &File, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<u64> {
+    let mut out = BufWriter::with_capacity(1 << 20, disk::Writer { out: file, path, bytes: 0 });
+    write(&mut out)?;
+    let out = out.into_inner().map_err(|e| Error::io(path, e.into_error()))?;
+    Ok(out.bytes)
 }
 
 fn write_tensor(out: &mut dyn Write, path: &Path, tensor: TensorSource<'_>) -> Result<()> {
@@ -251,33 +274,17 @@ fn write_tensor(out: &mut dyn Write, path: &Path, tensor: TensorSource<'_>) -> R
         let TensorInfo { dtype, shape } = info;
         return Err(Error::file(path, format!("tensor `{name}`: {} bytes were computed for {dtype} of shape {shape:?}", bytes.len())));
     }
+    if !all_finite(info.dtype, &bytes) {
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        return Err(Error::NonFinite { what: floats::rounded(&format!("tensor `{name}` for {file}"), info.dtype) });
+    }
     out.write_all(&bytes).map_err(|e| Error::io(path, e))
 }
 
 /// The permissions that any new file gets; a temporary file would be private to the user, and stay so when it is renamed.
-fn temporary_file() -> tempfile::Builder<'static, 'static> {
+fn temporary_file<'a>() -> tempfile::Builder<'a, 'static> {
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     builder
-}
-
-/// The directory that holds `path`.
-pub(super) fn parent(path: &Path) -> &Path {
-    match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    }
-}
-
-/// Makes a rename last through a power failure.
-pub(super) fn sync_dir(dir: &Path) -> Result<()> {
-    if !cfg!(unix) {
-        return Ok(());
-    }
-    match File::open(dir).and_then(|d| d.sync_all()) {
-        // Some network file systems cannot sync a directory; the rename has happened all the same.
-        Err(e) if !matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Err(Error::io(dir, e)),
-        _ => Ok(()),
-    }
 }

@@ -2,13 +2,16 @@
 
 #[cfg(feature = "cpu")]
 use super::{cpu, differentiable};
+#[cfg(feature = "cpu")]
+use crate::seed;
 use burn::nn::Dropout;
 use burn::tensor::{Device, Tensor};
 
 /// `dropout.forward(x)`: a share of the elements zeroed at random, the others made up for it (Srivastava et al., 2014).
 ///
-/// On the CPU, f32 tensors take one pass over memory and keep nothing for the backward pass but two numbers from the device's generator,
-/// from which it drops the same elements of the gradient.
+/// On the CPU, f32 tensors take one pass over memory and keep nothing for the backward pass but the two halves of the thread's next seed
+/// ([`seed::next`]), from which it drops the same elements of the gradient. A device's own generator is one for all threads: what they
+/// draw from it at the same time differs from run to run.
 pub fn dropout<const D: usize>(dropout: &Dropout, x: Tensor<D>) -> Tensor<D> {
     if !drops(dropout, &x.device()) {
         return x;
@@ -33,17 +36,11 @@ pub fn drops(dropout: &Dropout, device: &Device) -> bool {
 #[cfg(feature = "cpu")]
 fn dropped<const D: usize>(x: &Tensor<D>, rate: f64, key: Option<[u32; 2]>) -> Option<(Tensor<D>, [u32; 2])> {
     let values = cpu::Cpu::contiguous(x)?;
-    let key = key.unwrap_or_else(|| draw(&x.device()));
+    let key = key.unwrap_or_else(|| {
+        let seed = seed::next();
+        [seed as u32, (seed >> 32) as u32]
+    });
     Some((cpu::filled(x.dims(), |out| peft_kernels::dropout::dropout(out, values.slice(), rate, key)), key))
-}
-
-/// Two numbers from the device's generator.
-#[cfg(feature = "cpu")]
-fn draw(device: &Device) -> [u32; 2] {
-    use burn::tensor::{DType, Distribution, Int};
-    let drawn = Tensor::<1, Int>::random([2], Distribution::Default, (device, DType::U32)).into_data();
-    let drawn = drawn.try_into_vec::<u32>().expect("the type asked for");
-    [drawn[0], drawn[1]]
 }
 
 #[cfg(test)]
@@ -81,6 +78,21 @@ mod tests {
         let x = random([200]);
         let [first, second] = [(); 2].map(|()| floats(dropout(&dropping, x.clone()).inner()));
         assert_ne!(first, second);
+    }
+
+    #[cfg(feature = "cpu")]
+    #[test]
+    fn a_thread_drops_what_its_seed_says_whatever_other_threads_do() {
+        let dropping = DropoutConfig::new(0.3).init();
+        let x = Tensor::<1>::ones([200], &Device::flex()).autodiff();
+        let drops = |seed: u64| {
+            crate::seed::begin(seed);
+            (0..50).map(|_| floats(dropout(&dropping, x.clone()).inner())).collect::<Vec<_>>()
+        };
+        let alone = [1, 2].map(drops);
+        assert_ne!(alone[0], alone[1]);
+        let together = std::thread::scope(|scope| [1, 2].map(|seed| scope.spawn(move || drops(seed))).map(|thread| thread.join().unwrap()));
+        assert_eq!(together, alone);
     }
 
     #[test]

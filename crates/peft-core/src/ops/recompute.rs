@@ -11,8 +11,8 @@ use std::collections::HashSet;
 /// `forward(module, x)`, of which only `x` is kept for the backward pass; that runs `forward` again (Chen et al., 2016, "Training deep
 /// nets with sublinear memory cost").
 ///
-/// Random numbers inside, such as dropout's, are the same both times: each call seeds the device anew, from a sequence that
-/// [`seed::begin`] starts. Adapters see the same [`Scope`]. Losses that they report to it are not trained.
+/// Random numbers inside, such as dropout's, are the same both times: each call seeds the device and the thread's sequence anew, from the
+/// sequence that [`seed::begin`] starts. Adapters see the same [`Scope`]. Losses that they report to it are not trained.
 pub fn recomputed<M: Module + Sync + 'static, const D: usize>(
     module: &M,
     x: Tensor<D>,
@@ -27,7 +27,7 @@ pub fn recomputed<M: Module + Sync + 'static, const D: usize>(
     let once = module.clone().no_grad();
     let input = x.clone().detach();
     device.seed(seed);
-    let y = forward(&once, input.clone()).inner();
+    let y = seed::within(seed, || forward(&once, input.clone())).inner();
     // What is trained stands together in one tensor, so that the operation has two inputs however many parameters there are.
     let constant = || Tensor::zeros([1], &device.clone().without_autodiff());
     let which = Trained::of(module);
@@ -36,7 +36,7 @@ pub fn recomputed<M: Module + Sync + 'static, const D: usize>(
         let module = once.clone().map(&mut Activate(&which.0));
         let input = input.clone().set_require_grad(of_x);
         device.seed(seed);
-        let (y, _) = scope.clone().run(|| forward(&module, input.clone()));
+        let (y, _) = scope.clone().run(|| seed::within(seed, || forward(&module, input.clone())));
         let gradients = (y * Tensor::from_inner(dy)).sum().backward();
         let of_input = of_x.then(|| input.grad(&gradients).unwrap_or_else(|| input.clone().inner().zeros_like()));
         let of_trained = of_trained.then(|| {
@@ -136,7 +136,7 @@ mod tests {
         }
 
         fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-            self.second.forward(self.dropout.forward(self.first.forward(x.clone()).tanh())) + x
+            self.second.forward(super::super::dropout(&self.dropout, self.first.forward(x.clone()).tanh())) + x
         }
     }
 

@@ -2,10 +2,9 @@
 
 use super::recipe::Recipe;
 use super::{Planned, Session, learned};
-use crate::commands::finetune::copy_checkpoint_files;
-use crate::loading::{Text, stored_dtype};
+use crate::loading::Text;
 use burn::tensor::{DType, Device, Tensor};
-use peft_core::files::Checkpoint;
+use peft_core::files::copy_checkpoint_files;
 use peft_core::{Error, LanguageModel, Result};
 use peft_merge::atlas::Objective;
 use peft_merge::{Loss, Stream, TaskVectors};
@@ -52,11 +51,10 @@ pub fn merge(session: &mut Session, device: &Device) -> Result<Vec<(String, u64)
             _ => supervised.loss(model, batch.clone(), device).into(),
         }
     };
-    let checkpoint = Checkpoint::open(&recipe.base.1)?;
     // Before files of this merge, which may have the names of those of a base that was merged itself.
     copy_checkpoint_files(&recipe.base.1, session.out)?;
     let model = session.learn(vectors(recipe, device)?, &mut streams, &objective, None)?;
-    let bytes = peft_models::write_weights(&model, session.out, |key| stored_dtype(checkpoint.info(key)), session.shard_size)?;
+    let bytes = model.save(session.out, &recipe.base.1, None, session.shard_size)?;
     Ok(vec![(String::new(), bytes)])
 }
 
@@ -72,7 +70,12 @@ fn vectors(recipe: &Recipe, device: &Device) -> Result<TaskVectors<CausalLm>> {
     let base = CausalLm::load(&recipe.base.1, device, Some(DType::F32))?;
     let host = device.clone().without_autodiff();
     let models = recipe.models.iter().map(|(name, dir)| Ok((name.clone(), CausalLm::load(dir, &host, None)?)));
-    TaskVectors::new(base, models.collect::<Result<_>>()?, |_| true)
+    let models: Vec<(String, CausalLm)> = models.collect::<Result<_>>()?;
+    // Where one of them has a head of its own, all have.
+    if base.is_tied() && models.iter().all(|(_, model)| model.is_tied()) {
+        return TaskVectors::new(base, models, |_| true);
+    }
+    TaskVectors::new(base.untie(), models.into_iter().map(|(name, model)| (name, model.untie())).collect(), |_| true)
 }
 
 /// The examples of each task as tokens of the base.

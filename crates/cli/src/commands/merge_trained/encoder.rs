@@ -2,20 +2,19 @@
 
 use super::recipe::{Data, Recipe};
 use super::{Accuracies, Planned, Session, learned};
-use crate::commands::finetune::copy_checkpoint_files;
-use crate::loading::stored_dtype;
 use burn::tensor::{DType, Device};
-use peft_core::files::Checkpoint;
+use peft_core::files::{Checkpoint, copy_checkpoint_files, disk};
 use peft_core::{Error, Result, Site, TextClassifier, Texts, for_each_parameter, with_parameters};
 use peft_merge::atlas::Objective;
 use peft_merge::{Loss, Stream, TaskVectors};
 use peft_models::encoder::{EncoderConfig, SequenceClassifier};
+use peft_models::stored_dtype;
 use peft_objectives::entropy;
 use peft_train::data::{Classified, Labels, TextTokenizer, read_labelled};
 use peft_train::{Scores, Task, TextClassification, classify};
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Component, Path};
 
 /// The head of a task and its examples.
 struct Head<'a> {
@@ -121,8 +120,12 @@ impl Head<'_> {
     /// Write the merged trunk under this head; the name of the directory and the bytes of the weights.
     fn write(&self, trunk: &BTreeMap<String, burn::tensor::Tensor<1>>, session: &Session) -> Result<(String, u64)> {
         let name = &self.data.task;
+        let is_plain = Path::new(name).components().map(|part| matches!(part, Component::Normal(_))).eq([true]);
+        if !is_plain {
+            return Err(Error::InvalidConfig(format!("data: task `{name}` is to be the name of a directory, and is none")));
+        }
         let out = session.out.join(name);
-        std::fs::create_dir_all(&out).map_err(|e| Error::io(&out, e))?;
+        disk::create_dir_all(&out)?;
         let model = with_parameters(self.model.clone(), |site, value| Some(trunk.get(&site.path()).cloned().unwrap_or(value)));
         let checkpoint = Checkpoint::open(self.dir)?;
         copy_checkpoint_files(self.dir, &out)?;

@@ -27,6 +27,7 @@ pub struct Arguments<'a> {
     pub overwrite: bool,
     pub dry_run: bool,
     pub seed: Option<u64>,
+    pub allow_incompatible: bool,
     pub shard_size: u64,
     pub device: &'a str,
 }
@@ -65,11 +66,12 @@ pub fn run(arguments: &Arguments, json: bool) -> Result<()> {
     let device = device.autodiff();
     device.seed(recipe.seed());
     let is_encoder = peft_models::is_encoder(&recipe.base.1);
+    recipe.check_models(is_encoder, arguments.allow_incompatible)?;
     if arguments.dry_run {
         let planned = if is_encoder { encoder::plan(&recipe, &device)? } else { decoder::plan(&recipe, &device)? };
         return output::print(json, &planned, planned.text());
     }
-    let out = OutputDir::create(arguments.out, arguments.overwrite)?;
+    let out = OutputDir::create(arguments.out, arguments.overwrite, &recipe.inputs().and("the recipe", arguments.recipe))?;
     let mut session = Session {
         recipe: &recipe,
         out: out.path(),
@@ -174,7 +176,9 @@ impl Session<'_> {
                 let trained = match accuracies {
                     Some(accuracies) => {
                         let negated = merge.negate(every, streams, objective, accuracies, &mut |step| self.tell(step));
-                        negated.map(|[target, control]| eprintln!("accuracy of the target {target:.4}, of the control {control:.4}"))
+                        negated.map(|[target, control]| {
+                            crate::output::note(format_args!("accuracy of the target {target:.4}, of the control {control:.4}"))
+                        })
                     }
                     None => merge.train(streams, objective, |step| self.tell(step)),
                 };
@@ -193,7 +197,14 @@ impl Session<'_> {
 
     fn tell(&mut self, step: &Step) {
         let each: Vec<_> = step.losses.iter().map(|(task, loss)| format!("{task} {loss:.4}")).collect();
-        eprintln!("step {}/{} ({}): loss {:.4} ({})", step.step, step.steps, step.trained, step.loss(), each.join(", "));
+        crate::output::note(format_args!(
+            "step {}/{} ({}): loss {:.4} ({})",
+            step.step,
+            step.steps,
+            step.trained,
+            step.loss(),
+            each.join(", ")
+        ));
         if self.steps == 0 {
             self.first = step.loss();
         }
@@ -208,7 +219,7 @@ impl Session<'_> {
             name.push(".coefficients.json");
             let file = self.target.with_file_name(name);
             write_coefficients(&file, coefficients)?;
-            eprintln!("the last good coefficients are in {}", file.display());
+            crate::output::note(format_args!("the last good coefficients are in {}", file.display()));
         }
         Err(error)
     }

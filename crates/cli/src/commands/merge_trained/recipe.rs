@@ -1,12 +1,12 @@
 //! Recipes of merges that are trained.
 
 use crate::hub::{self, Kind};
-use peft_core::files::read_text;
+use peft_core::files::{Inputs, read_text};
 use peft_core::{Error, Result};
 use peft_merge::adaptive::AdaMergingConfig;
 use peft_merge::atlas::{AtlasConfig, Objective};
 use peft_merge::concrete::{Algorithm, ConcreteConfig};
-use peft_merge::{ModelRef, TRAINED_METHODS};
+use peft_merge::{Model, ModelDir, ModelRef, Scope, TRAINED_METHODS, check_compatible, parse_yaml};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -94,7 +94,10 @@ impl Recipe {
     pub fn read(file: &Path, seed: Option<u64>) -> Result<Self> {
         let text = read_text(file)?;
         let wrong = |reason: String| Error::file(file, reason);
-        let written: File = serde_saphyr::from_str(&text).map_err(|e| wrong(e.to_string().trim_end().to_owned()))?;
+        let written: File = parse_yaml(&text).map_err(|e| match e {
+            Error::InvalidConfig(reason) => wrong(reason),
+            e => e,
+        })?;
         let method = written.merge_method;
         let base = written.base_model.ok_or_else(|| wrong(format!("{method} needs a base_model")))?;
         if written.models.is_empty() {
@@ -132,6 +135,33 @@ impl Recipe {
             return Err(wrong(format!("data: two tasks are called `{}`; name them by `task`", data[index].task)));
         }
         Ok(Self { text, method, base, models, objective, settings, data, max_length: written.max_length.unwrap_or(512) })
+    }
+
+    /// Compare the models, and those whose heads tasks have, with the base: what a forward pass does, and what tokens mean.
+    pub fn check_models(&self, is_encoder: bool, allow: bool) -> Result<()> {
+        let heads = self.data.iter().filter_map(|data| data.model.as_ref()).map(|dir| (dir.to_string_lossy().into_owned(), dir.clone()));
+        let mut models: Vec<Model> = Vec::new();
+        for (name, dir) in [self.base.clone()].into_iter().chain(self.models.iter().cloned()).chain(heads) {
+            if !models.iter().any(|model| model.dir == dir) {
+                let name = ModelRef { model: name, adapter: None };
+                models.push(Model::open(name, &ModelDir { model: dir, adapter: None })?);
+            }
+        }
+        // Each task keeps the head of its own encoder.
+        let scope = Scope { heads: !is_encoder, layers: true, vocabularies: true };
+        for warning in check_compatible(&models, scope, allow)? {
+            tracing::warn!("{warning}");
+        }
+        Ok(())
+    }
+
+    /// What is read: the models and the data.
+    pub fn inputs(&self) -> Inputs {
+        let models = std::iter::once(&self.base).chain(&self.models);
+        let inputs = models.fold(Inputs::none(), |all, (name, dir)| all.and_named("a model of the recipe", name, dir));
+        self.data.iter().fold(inputs, |all, data| {
+            all.and(format!("the data of {}", data.task), &data.file).and_maybe(format!("the model of {}", data.task), data.model.as_ref())
+        })
     }
 
     /// Examples of each task in a step.
@@ -182,5 +212,16 @@ fn settings(method: &str, mut parameters: Map<String, Value>) -> Result<(Objecti
 }
 
 fn parsed<T: DeserializeOwned>(parameters: Map<String, Value>) -> Result<T, String> {
-    serde_json::from_value(Value::Object(parameters)).map_err(|e| format!("parameters: {e}"))
+    let understood = |parameters: Map<String, Value>| serde_json::from_value::<T>(Value::Object(parameters));
+    understood(parameters.clone()).map_err(|e| {
+        // Each has a default, so that one alone is understood unless it is what is wrong.
+        let alone =
+            |(name, value): (&String, &Value)| understood(Map::from_iter([(name.clone(), value.clone())])).err().map(|e| (name.clone(), e));
+        match parameters.iter().find_map(alone) {
+            // A number that is not finite is no number of JSON.
+            Some((name, _)) if parameters[&name].is_null() => format!("parameters: {name}: no value, or one that is not a finite number"),
+            Some((name, e)) if !e.to_string().contains(&name) => format!("parameters: {name}: {e}"),
+            _ => format!("parameters: {e}"),
+        }
+    })
 }

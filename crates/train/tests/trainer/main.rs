@@ -1,5 +1,7 @@
 //! The trainer on a small random decoder.
 
+mod resuming;
+
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 use peft_adapters::low_rank::{Init, LoraConfig};
@@ -23,9 +25,19 @@ fn wider() -> CausalLm {
 
 /// A decoder with LoRA whose factors are both random, so that both have gradients from the first step.
 fn model() -> CausalLm {
+    dropping(0.0)
+}
+
+/// The same with dropout before the factors.
+fn dropping(lora_dropout: f64) -> CausalLm {
     let device = peft_core::device::host().autodiff();
     let model = CausalLm::init(DecoderConfig::parse(CONFIG).unwrap(), &device, 1);
-    let lora = LoraConfig { r: 2, init_lora_weights: Init::Flag(false), ..LoraConfig::for_modules(Names::list(["q_proj", "v_proj"])) };
+    let lora = LoraConfig {
+        r: 2,
+        lora_dropout,
+        init_lora_weights: Init::Flag(false),
+        ..LoraConfig::for_modules(Names::list(["q_proj", "v_proj"]))
+    };
     adapt(model, &lora, &Context::seeded(3)).unwrap().0
 }
 
@@ -219,7 +231,7 @@ fn a_run_that_gets_no_better_ends_early() {
     let best = losses.iter().copied().enumerate().min_by(|a, b| a.1.total_cmp(&b.1)).unwrap().0;
     assert_eq!((trained.report.steps, losses.len()), (best + 3, best + 3));
     assert!(trained.report.steps < 60);
-    let error = TrainConfig { metric_for_best_model: "accuracy".into(), ..config };
+    let error = TrainConfig { metric_for_best_model: "accuracy".into(), eval_steps: Some(1), ..config };
     let task = LanguageModelling::new(data(), 0).eval(data());
     let error = Trainer::new(error, task, dir.path()).run(model()).err().unwrap().to_string();
     assert!(error.contains("metric_for_best_model is `accuracy`; this task has `loss`"), "{error}");
@@ -247,6 +259,8 @@ fn a_run_that_is_told_to_stop_saves_and_goes_on_later_as_if_nothing_had_happened
     let report = run(0, true);
     assert_eq!((report.steps, report.interrupted), (7, None));
     assert_eq!(*losses.lock().unwrap(), expected);
+    assert!(dir.path().join("checkpoints/step-5").exists(), "until the caller has saved the model, nothing else holds what it has learned");
+    CheckpointDir::new(dir.path().join("checkpoints")).clear().unwrap();
     assert!(!dir.path().join("checkpoints").exists());
 }
 
@@ -261,7 +275,7 @@ fn as_many_checkpoints_are_kept_as_asked_for() {
         names.sort();
         names
     };
-    assert_eq!(kept(None), Vec::<String>::new());
+    assert_eq!(kept(None), ["step-6"]);
     assert_eq!(kept(Some(2)), ["step-5", "step-6"]);
 }
 
@@ -299,6 +313,7 @@ fn a_hook_edits_gradients_and_model() {
 
 #[test]
 fn a_loss_that_is_not_a_number_ends_the_run() {
+    // The learning rate is to blame: it has moved parameters.
     let dir = tempfile::tempdir().unwrap();
     let optimizer = OptimizerConfig { lr: 1e30, ..config().optimizer };
     let config = TrainConfig { max_steps: Some(20), save_steps: Some(1), optimizer, ..config() };
@@ -306,6 +321,7 @@ fn a_loss_that_is_not_a_number_ends_the_run() {
     let Err(Error::NonFinite { what }) = result else { panic!("it must not end well") };
     let (_, last) = CheckpointDir::new(dir.path().join("checkpoints")).latest().unwrap();
     assert!(what.contains(&format!("the last good checkpoint is {}", last.display())), "{what}");
+    assert!(what.contains("a lower learning rate often helps"), "{what}");
 }
 
 #[test]

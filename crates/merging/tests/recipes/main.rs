@@ -1,6 +1,12 @@
 //! Recipes that are understood, and those that are not.
 
+#[path = "../common/mod.rs"]
 mod common;
+
+mod buffers;
+mod compatibility;
+mod in_vain;
+mod special_ids;
 
 use common::{checkpoint, computed, numbers, plan_in, tokenizer};
 use peft_merge::{METHODS, Recipe};
