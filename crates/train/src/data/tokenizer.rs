@@ -27,13 +27,12 @@ pub struct TextTokenizer {
     growth: u64,
 }
 
-/// Special tokens by their roles.
+/// Special tokens by their roles, the tokenizer's own first, then those of the model's configuration.
 #[derive(Debug, Clone, Default)]
 struct Named {
-    bos: Option<u32>,
-    /// The tokenizer's own end-of-sequence token first.
+    bos: Vec<u32>,
     eos: Vec<u32>,
-    pad: Option<u32>,
+    pad: Vec<u32>,
 }
 
 /// A token and the bytes of the text that it stands for.
@@ -95,13 +94,12 @@ impl TextTokenizer {
                 eos.push(id);
             }
         }
-        let (bos, pad) = (ids("bos_token").first().copied(), ids("pad_token").first().copied());
         let added = tokenizer.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).chain(eos.iter().copied()).collect();
         let vocab_size = tokenizer.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
         let rows =
             [&model["vocab_size"], &model["text_config"]["vocab_size"]].into_iter().find_map(|size| usize::try_from(size.as_u64()?).ok());
-        let named = Named { bos, eos, pad };
+        let named = Named { bos: ids("bos_token"), eos, pad: ids("pad_token") };
         let loaded = Self { tokenizer, file, usable: named.clone(), named, special, vocab_size, rows: None, growth: 1 };
         Ok(match rows {
             Some(rows) => loaded.with_rows(rows),
@@ -111,12 +109,8 @@ impl TextTokenizer {
 
     /// For a model whose embedding has so many tokens, if those are not what `config.json` says: an adapter may bring others.
     pub fn with_rows(self, rows: usize) -> Self {
-        let has = |id: &u32| (*id as usize) < rows;
-        let usable = Named {
-            bos: self.named.bos.filter(has),
-            eos: self.named.eos.iter().copied().filter(has).collect(),
-            pad: self.named.pad.filter(has),
-        };
+        let usable = |ids: &[u32]| ids.iter().copied().filter(|id| (*id as usize) < rows).collect();
+        let usable = Named { bos: usable(&self.named.bos), eos: usable(&self.named.eos), pad: usable(&self.named.pad) };
         if usable.eos.is_empty()
             && let Some(id) = self.named.eos.first()
         {
@@ -200,12 +194,12 @@ impl TextTokenizer {
 
     /// The token that begins a text, if the model has one.
     pub fn bos_id(&self) -> Option<u32> {
-        self.usable.bos
+        self.usable.bos.first().copied()
     }
 
     /// What fills short rows of a batch: the padding token, else the end of text, else token 0. Such positions are never learned.
     pub fn pad_id(&self) -> u32 {
-        self.usable.pad.or(self.usable.eos.first().copied()).unwrap_or(0)
+        self.usable.pad.first().or(self.usable.eos.first()).copied().unwrap_or(0)
     }
 
     /// The highest id + 1: how many rows the embedding must have.
