@@ -94,19 +94,19 @@ impl<'t> Machine<'t> {
     /// As [`eval`](Self::eval), of what is looked into or called; an error that names it if it is undefined.
     fn eval_defined(&mut self, expr: &'t Expr, frame: usize) -> Result<Value, Error> {
         match self.eval(expr, frame)? {
-            Value::Undefined(name) => Err(undefined(self.path(expr).as_deref().or(name.as_deref()))),
+            Value::Undefined(name) => Err(undefined(self.written(expr).as_deref().or(name.as_deref()))),
             value => Ok(value),
         }
     }
 
     /// An expression as it is written, if it is a path like `a.b[0]`.
-    fn path(&self, expr: &Expr) -> Option<String> {
+    fn written(&self, expr: &Expr) -> Option<String> {
         Some(match &expr.node {
             Node::Name(symbol) => self.program.symbols[*symbol as usize].to_string(),
-            Node::Attribute(of, name) => format!("{}.{name}", self.path(of)?),
+            Node::Attribute(of, name) => format!("{}.{name}", self.written(of)?),
             Node::Item(of, key) => match &key.node {
-                Node::Literal(Literal::Int(index)) => format!("{}[{index}]", self.path(of)?),
-                Node::Literal(Literal::Str(name)) => format!("{}.{name}", self.path(of)?),
+                Node::Literal(Literal::Int(index)) => format!("{}[{index}]", self.written(of)?),
+                Node::Literal(Literal::Str(name)) => format!("{}.{name}", self.written(of)?),
                 _ => return None,
             },
             _ => return None,
