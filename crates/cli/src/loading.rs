@@ -5,11 +5,11 @@ use burn::module::Module;
 use burn::tensor::{DType, Device};
 use clap::{Args, ValueEnum};
 use peft_adapters::PeftConfig;
-use peft_core::files::{Checkpoint, Inputs};
+use peft_core::files::{Checkpoint, Inputs, TextFiles};
 use peft_core::{CONFIG_FILE, Error, Result, TENSOR_FILE, device, resize_vocabulary};
 use peft_merge::compeft::{self, Expert};
 use peft_models::CausalLm;
-use peft_train::data::{ChatTemplate, Sources, SpecialTokens, TextTokenizer};
+use peft_train::data::{ChatTemplate, TextTokenizer};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -145,9 +145,8 @@ impl Text {
                 "no such directory; a checkpoint is a directory with config.json, *.safetensors and tokenizer.json",
             ));
         }
-        let tokens = SpecialTokens::load(Sources::of(dir, adapter).settings)?;
-        let template = ChatTemplate::load_first(adapter.into_iter().chain([dir]), &tokens)?;
-        Ok(Self { tokenizer: TextTokenizer::load_adapted(dir, adapter)?, template })
+        let files = TextFiles::of(dir, adapter);
+        Ok(Self { tokenizer: TextTokenizer::load_from(files)?, template: ChatTemplate::load_from(files)? })
     }
 
     /// For a model whose embedding has so many tokens.

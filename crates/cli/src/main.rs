@@ -16,6 +16,7 @@ mod run;
 mod run_checks;
 mod run_files;
 mod run_state;
+mod terminal;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -54,9 +55,11 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let level = std::env::var("PEFT_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(tracing::Level::WARN);
+    // Messages name what stands in other people's files, so that no color can be told from theirs.
     tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(std::io::stderr)
+        .with_writer(terminal::PlainStderr)
+        .with_ansi(false)
         .with_target(false)
         .without_time()
         .log_internal_errors(false)

@@ -1,5 +1,6 @@
 //! Results on stdout, progress on stderr.
 
+use crate::terminal::plain;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use peft_core::{Error, Result};
 use serde::Serialize;
@@ -15,16 +16,6 @@ pub fn print<T: Serialize>(json: bool, value: &T, text: impl std::fmt::Display) 
 /// Tell the user something on stderr. Where nobody can be told, since stderr is closed or full, the work goes on.
 pub fn note(text: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr().lock(), "{}", plain(&text.to_string()));
-}
-
-/// Text without control characters, which would change the terminal that shows it: names in other people's files may hold any.
-fn plain(text: &str) -> String {
-    let shown = |c: char| match c {
-        '\n' | '\t' => c.to_string(),
-        c if c.is_control() => c.escape_default().to_string(),
-        c => c.to_string(),
-    };
-    text.chars().map(shown).collect()
 }
 
 /// As [`print`], beside results that went to `files`: on stderr where one of them is stdout itself, which then holds that result alone.
@@ -62,7 +53,7 @@ pub fn bar(length: usize, what: &str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(length as u64), ProgressDrawTarget::stderr());
     let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} {msg} ({eta} left)").expect("a valid template");
     bar.set_style(style.progress_chars("=> "));
-    bar.set_prefix(what.to_string());
+    bar.set_prefix(plain(what));
     bar
 }
 
@@ -71,7 +62,7 @@ pub fn byte_bar(bytes: u64, what: &str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::stderr());
     let style = ProgressStyle::with_template("{prefix} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} ({eta} left)");
     bar.set_style(style.expect("a valid template").progress_chars("=> "));
-    bar.set_prefix(what.to_string());
+    bar.set_prefix(plain(what));
     bar
 }
 
@@ -90,14 +81,4 @@ pub fn table(rows: &[Vec<String>]) -> String {
         cells.join("  ").trim_end().to_string()
     };
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::plain;
-
-    #[test]
-    fn control_characters_are_shown_as_what_they_are() {
-        assert_eq!(plain("a\u{1b}[2Jb\r\n\tä\u{9b}"), "a\\u{1b}[2Jb\\r\n\tä\\u{9b}");
-    }
 }

@@ -163,3 +163,46 @@ fn a_full_disk_leaves_no_adapter() {
     let left = std::fs::read_dir(place.path("")).unwrap().filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().contains("out"));
     assert_eq!(left.count(), 0);
 }
+
+#[test]
+fn an_adapters_own_template_and_tokens_count_and_go_where_it_goes() {
+    let place = Place::new();
+    let [first, second] = adapters(&place);
+    let base_settings: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(Path::new(TINY).join("tokenizer_config.json")).unwrap()).unwrap();
+    let mut settings = base_settings.clone();
+    settings["chat_template"] = json!("[{{ messages[0].content }}]");
+    std::fs::write(Path::new(&first).join("tokenizer_config.json"), settings.to_string()).unwrap();
+
+    // The base puts <bos> before the text, the adapter's template two brackets around it.
+    let prompt_tokens = |model: &[&str]| {
+        let asked = [&["generate", "--chat", "--prompt", "ab", "--max-new-tokens", "1"], model].concat();
+        result(&asked)["results"][0]["prompt_tokens"].as_u64().unwrap()
+    };
+    assert_eq!(prompt_tokens(&["--model", TINY]), 3);
+    assert_eq!(prompt_tokens(&["--model", TINY, "--adapter", &first]), 4);
+
+    let (merged, together, recipe_out) = (place.path("merged"), place.path("together"), place.path("recipe-out"));
+    result(&["merge-adapter", "--model", TINY, "--adapter", &first, "--out", &merged]);
+    assert_eq!(prompt_tokens(&["--model", &merged]), 4);
+    result(&["merge-adapters", &first, &second, "--weights", "0.5,0.5", "--out", &together]);
+    assert_eq!(prompt_tokens(&["--model", TINY, "--adapter", &together]), 4);
+    let recipe =
+        place.write("recipe.yaml", &format!("merge_method: linear\nmodels:\n- {{model: {TINY}+{first}, parameters: {{weight: 1}}}}\n"));
+    result(&["merge", &recipe, "--out", &recipe_out]);
+    assert_eq!(prompt_tokens(&["--model", &recipe_out]), 4);
+
+    // A template in a file of its own goes before the one beside it, also before the base's.
+    std::fs::remove_file(Path::new(&first).join("tokenizer_config.json")).unwrap();
+    std::fs::write(Path::new(&first).join("chat_template.jinja"), "({{ messages[0].content }}))").unwrap();
+    assert_eq!(prompt_tokens(&["--model", TINY, "--adapter", &first]), 5);
+    result(&["merge-adapter", "--model", TINY, "--adapter", &first, "--out", &merged, "--overwrite"]);
+    assert_eq!(prompt_tokens(&["--model", &merged]), 5);
+
+    // A token that the base's embedding does not have is an error where it is used.
+    let mut settings = base_settings;
+    settings["additional_special_tokens"] = json!(["<new>"]);
+    std::fs::write(Path::new(&first).join("tokenizer_config.json"), settings.to_string()).unwrap();
+    let reason = failure(&["generate", "--model", TINY, "--adapter", &first, "--prompt", "a<new>"]);
+    assert!(reason.contains("gives the token `<new>` the id 100, and the model's embedding has 100 tokens"), "{reason}");
+}

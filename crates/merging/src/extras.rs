@@ -6,7 +6,7 @@ use crate::plan::Plan;
 use crate::special_ids::GENERATION_FILE;
 use crate::templates;
 use crate::tokenizer::{TOKENIZER_FILE, Tokenizer};
-use peft_core::files::{Dtype, copy_model_files, copy_tokenizer_settings, copy_vocabularies, read_json, read_text, write_atomic};
+use peft_core::files::{Dtype, copy_model_files, copy_tokenizer_settings, copy_vocabularies, read_json, write_atomic};
 use peft_core::{Error, Result};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -42,13 +42,19 @@ impl Plan {
             write_json(&dir.join(GENERATION_FILE), &generation)?;
         }
         let donor = self.tokenizer_dir();
+        let texts = self.models.iter().find(|model| model.dir == donor).unwrap_or(&self.models[0]).texts();
         copy_tokenizer_settings(&donor, dir)?;
         match self.remade()? {
             Some(alignment) => {
+                texts.copy_settings(dir)?;
                 write_json(&dir.join(TOKENIZER_FILE), &alignment.tokenizer.json)?;
                 self.write_added_tokens(dir)?;
             }
-            None => copy_vocabularies(&donor, dir)?,
+            None => {
+                copy_vocabularies(&donor, dir)?;
+                texts.copy_vocabulary(dir)?;
+                texts.copy_settings(dir)?;
+            }
         }
         if let Some(template) = self.chat_template()? {
             write_atomic(&dir.join(TEMPLATE_FILE), template.as_bytes())?;
@@ -186,14 +192,8 @@ fn layer_type(model: &Model, layer: usize) -> Value {
 }
 
 fn template_of(model: &Model) -> Option<String> {
-    let file = model.dir.join(TEMPLATE_FILE);
-    if let Ok(template) = read_text(&file) {
-        return Some(template.trim().into());
-    }
-    let settings: Value = read_json(&model.dir.join("tokenizer_config.json")).ok()?;
-    let template = &settings["chat_template"];
-    let named = || template.as_array()?.iter().find(|entry| entry["name"] == "default")?["template"].as_str();
-    template.as_str().or_else(named).map(|template| template.trim().into())
+    let (template, _) = model.texts().chat_template().ok()??;
+    Some(template.trim().into())
 }
 
 fn dtype_name(dtype: Dtype) -> Option<&'static str> {

@@ -6,7 +6,7 @@ use crate::layers::Layers;
 use crate::recipe::ModelRef;
 use crate::source::{Numbers, Stored};
 use crate::tokenizer::Tokenizer;
-use peft_core::files::{Checkpoint, TensorInfo, read_json};
+use peft_core::files::{Checkpoint, TensorInfo, TextFiles, read_json};
 use peft_core::{Error, Result};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -87,7 +87,7 @@ impl Model {
         let layers = Layers::of(checkpoint.keys());
         let file = dir.join("config.json");
         let config = if file.exists() { read_json(&file)? } else { Value::Null };
-        let tokenizer = Tokenizer::read(dir)?;
+        let tokenizer = Tokenizer::read(TextFiles::of(dir, place.adapter.as_deref()).vocabulary())?;
         let adapter = place.adapter.as_deref().map(|path| Lora::open(&name.to_string(), path)).transpose()?;
         let changes = adapter.map(|adapter| Changes::new(adapter, &checkpoint, &config)).transpose()?;
         let copied_head = if ties(&config) { copied_head(&checkpoint)? } else { None };
@@ -102,6 +102,11 @@ impl Model {
     /// Whether head and embedding are one weight.
     pub fn is_tied(&self) -> bool {
         ties(&self.config) && !(self.keys().any(is_head) && self.keys().any(is_embedding))
+    }
+
+    /// Its tokenizer and chat template: its adapter's where that has some.
+    pub fn texts(&self) -> TextFiles<'_> {
+        TextFiles::of(&self.dir, self.changes.as_ref().map(Changes::path))
     }
 
     /// The numbers of a stored weight, with the adapter's change.

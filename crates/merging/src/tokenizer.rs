@@ -9,6 +9,9 @@ use std::path::Path;
 /// The file.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 
+/// The highest id of a token: an embedding has a row for each id up to it. The largest published vocabularies have a quarter of a million.
+const MAX_ID: usize = 1 << 24;
+
 /// A vocabulary.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
@@ -31,7 +34,11 @@ impl Tokenizer {
         let json: Value = read_json(&file)?;
         let ids = ids(&json).map_err(|reason| Error::file(&file, reason))?;
         let mut tokenizer = Self { json, ids };
-        for (token, id, entry) in Self::declared(dir)? {
+        let declared = Self::declared(dir)?;
+        if let Some(id) = tokenizer.ids.values().chain(declared.iter().map(|(_, id, _)| id)).find(|id| **id > MAX_ID) {
+            return Err(Error::file(&file, format!("a token has the id {id}; ids beyond {MAX_ID} are not supported")));
+        }
+        for (token, id, entry) in declared {
             // A number that is taken is passed by, as transformers does.
             let taken = tokenizer.ids.values().any(|other| *other == id);
             tokenizer.insert(&token, if taken { tokenizer.rows() } else { id }, entry);
@@ -191,6 +198,18 @@ mod tests {
         ours.add("a", None);
         assert_eq!((ours.ids["<x>"], ours.ids["c"], ours.rows()), (3, 4, 5));
         assert_eq!(ours.json["added_tokens"][1], json!({ "id": 3, "content": "<x>", "special": true }));
+    }
+
+    #[test]
+    fn ids_that_no_embedding_has_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        for id in [4_294_967_295u64, u64::MAX] {
+            std::fs::write(dir.path().join(TOKENIZER_FILE), json!({ "model": { "vocab": { "a": 0, "b": id } } }).to_string()).unwrap();
+            assert!(Tokenizer::read(dir.path()).unwrap_err().to_string().contains(&format!("the id {id}")));
+        }
+        std::fs::write(dir.path().join(TOKENIZER_FILE), json!({ "model": { "vocab": { "a": 0 } } }).to_string()).unwrap();
+        std::fs::write(dir.path().join("added_tokens.json"), json!({ "b": 4_294_967_295u64 }).to_string()).unwrap();
+        assert!(Tokenizer::read(dir.path()).unwrap_err().to_string().contains("the id 4294967295"));
     }
 
     #[test]

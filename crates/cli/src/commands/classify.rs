@@ -9,7 +9,7 @@ use crate::run::{MethodName, Run};
 use burn::module::Module;
 use burn::tensor::DType;
 use peft_adapters::PeftConfig;
-use peft_core::files::{Checkpoint, copy_checkpoint_files, write_atomic};
+use peft_core::files::{Checkpoint, TextFiles, copy_checkpoint_files, write_atomic};
 use peft_core::{Error, Result, Summary, save_adapter};
 use peft_models::encoder::{EncoderConfig, SequenceClassifier};
 use peft_train::data::{Classified, Label, Labelled, Labels, TextTokenizer, read_labelled, split};
@@ -114,7 +114,7 @@ fn summarised(model: SequenceClassifier) -> (SequenceClassifier, Summary) {
 /// `peft eval` of an encoder: accuracy, F1 and Matthews' coefficient of labels, correlations of numbers.
 pub fn evaluate(args: &ModelArgs, data: &Path, options: &DataOptions, predictions: Option<&Path>, json: bool) -> Result<()> {
     let DataOptions { batch_size, limit, max_length, .. } = *options;
-    let tokenizer = TextTokenizer::load(&args.model)?;
+    let tokenizer = TextTokenizer::load_from(TextFiles::of(&args.model, args.adapter.as_deref()))?;
     let device = peft_core::device::parse(&args.device)?;
     let model = text_classifier(&args.model, args.adapter.as_deref(), &device, Some(args.dtype.dtype()))?;
     let mut examples = read_labelled(data)?;

@@ -208,7 +208,7 @@ impl Compress {
             let reason = "--search measures perplexity, and this model is an encoder; give --density and --alpha";
             return Err(Error::InvalidConfig(reason.into()));
         }
-        let text = Text::load(base)?;
+        let text = Text::load_adapted(base, self.is_adapter().then_some(self.source.as_path()))?;
         let options = DataOptions {
             batch_size: self.batch_size,
             limit: self.limit,

@@ -4,7 +4,7 @@ use crate::loading::{ModelArgs, Text};
 use crate::output;
 use clap::{Args, ValueEnum};
 use peft_core::files::{Inputs, OutputFile, write_atomic};
-use peft_core::{Error, Result};
+use peft_core::{Error, LanguageModel, Result};
 use peft_train::evaluate::{self, DataOptions, Job, Report, Task};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -99,9 +99,10 @@ impl Eval {
         }
         let tasks = self.tasks()?;
         let predictions = self.predictions.as_ref().map(|file| OutputFile::create(file, true, &self.inputs(&tasks))).transpose()?;
-        let text = Text::load(&self.model.model)?;
-        let jobs = self.jobs(&tasks, &text)?;
+        let text = Text::of(&self.model)?;
         let model = self.model.load()?;
+        let text = text.with_rows(model.vocab_size());
+        let jobs = self.jobs(&tasks, &text)?;
         let mut reports = Vec::new();
         for job in &jobs {
             let bar = output::bar(0, &job.name);
@@ -160,7 +161,7 @@ impl Eval {
         self.task.iter().map(read).collect()
     }
 
-    /// What to evaluate, all of it read before the model is.
+    /// What to evaluate.
     fn jobs(&self, tasks: &[Task], text: &Text) -> Result<Vec<Job>> {
         let template = text.template.as_ref();
         let jobs = match (&self.data, self.metric) {

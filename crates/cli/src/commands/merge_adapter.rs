@@ -4,7 +4,7 @@ use crate::hub::{self, Kind};
 use crate::loaded::Loaded;
 use crate::output;
 use clap::Args;
-use peft_core::files::{Inputs, OutputDir, copy_checkpoint_files};
+use peft_core::files::{Inputs, OutputDir, TextFiles, copy_checkpoint_files};
 use peft_core::{Result, device};
 use std::path::PathBuf;
 
@@ -44,6 +44,9 @@ impl MergeAdapter {
         let out = OutputDir::create(&self.out, self.overwrite, &inputs)?;
         let model = Loaded::read(&base, Some(&adapter), &device, None)?.merged()?;
         copy_checkpoint_files(&base, out.path())?;
+        let text = TextFiles::of(&base, Some(&adapter));
+        text.copy_vocabulary(out.path())?;
+        text.copy_settings(out.path())?;
         let bytes = model.save(out.path(), &base, SHARD_BYTES)?;
         let path = out.commit()?;
         let outcome = serde_json::json!({ "out": path, "bytes": bytes });

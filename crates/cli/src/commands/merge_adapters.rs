@@ -6,7 +6,7 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use indicatif::HumanBytes;
 use peft_core::Result;
-use peft_core::files::{Inputs, OutputDir};
+use peft_core::files::{Inputs, OutputDir, TextFiles};
 use peft_merge::adapters::{AdapterMerge, COMBINATIONS, Combination, Lora, MergedModule, Settings};
 use peft_merge::rules::Majority;
 use serde::Serialize;
@@ -106,6 +106,10 @@ impl MergeAdapters {
         self.note_slow(&merge);
         let bar = output::bar(merge.modules.len(), "merging");
         outcome.bytes = Some(merge.write(out.path(), &|| bar.inc(1))?);
+        // Adapters of one base have one tokenizer and template, if any: the first one's.
+        let text = TextFiles::of(out.path(), Some(&merge.adapters[0].path));
+        text.copy_vocabulary(out.path())?;
+        text.copy_settings(out.path())?;
         bar.finish_and_clear();
         outcome.out = Some(out.commit()?);
         output::print(json, &outcome, outcome.done())

@@ -4,6 +4,7 @@ use crate::bounds::bounded;
 use crate::edits::{any_json, edited};
 use crate::{cases, fixture, json_of, tiny};
 use peft_train::data::{ChatTemplate, Content, EncodeConfig, Encoder, Example, Message, SpecialTokens, TextTokenizer};
+use peft_train::evaluate::Task;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -282,14 +283,68 @@ fn deep_nesting_is_no_danger() {
     for end in
         ["", "{{ ns.x }}", "{{ ns.x | tojson }}", "{{ ns.x == ns.x }}", "{{ ns.x | string | length }}", "{{ ns.x | tojson(indent=64) }}"]
     {
-        // Deeper ones than some thousand overflow the stack where minijinja drops them, which only a template made for that builds.
-        let source = format!("{{% set ns = namespace(x=[1]) %}}{{% for i in range(1000) %}}{{% set ns.x = [ns.x] %}}{{% endfor %}}{end}");
-        let _ = bounded(MEMORY, move || read(&source, vec![Message::new("user", "a")])).unwrap();
+        for depth in [400, 100_000] {
+            let source =
+                format!("{{% set ns = namespace(x=[1]) %}}{{% for i in range({depth}) %}}{{% set ns.x = [ns.x] %}}{{% endfor %}}{end}");
+            let _ = bounded(MEMORY, move || read(&source, vec![Message::new("user", "a")])).unwrap();
+        }
     }
     for (open, close) in [("[", "]"), ("(", ")"), ("{'a':", "}"), ("not ", ""), ("-", ""), ("a.b[", "]"), ("f(", ")")] {
         let source = format!("{{{{ {}1{} }}}}", open.repeat(100_000), close.repeat(100_000));
-        let _ = bounded(MEMORY, move || read(&source, vec![Message::new("user", "a")])).unwrap();
+        assert!(refusal(&source).contains("nested more than"), "{open}: {}", refusal(&source));
     }
-    let source = "{% if a %}".repeat(100_000) + &"{% endif %}".repeat(100_000);
-    let _ = bounded(MEMORY, move || read(&source, vec![Message::new("user", "a")])).unwrap();
+    for block in ["{%if a%}", "{%for a in b%}", "{%set a%}", "{%macro a()%}"] {
+        let source = block.repeat(100_000);
+        assert!(refusal(&source).contains("does not compile"), "{block}: {}", refusal(&source));
+    }
+}
+
+#[test]
+fn chains_of_any_length_are_no_danger() {
+    for operator in ["+", "-", "*", "/", "//", "%", "**", " and ", " or "] {
+        let source = format!("{{{{ {} }}}}", vec!["1"; 100_000].join(operator));
+        assert!(refusal(&source).contains("chain that is too long"), "{operator}: {}", refusal(&source));
+    }
+    for (first, again) in [("a", ".b"), ("'x'", "|upper"), ("a", "[0]"), ("a", "()"), ("1", " if 1")] {
+        let source = format!("{{{{ {first}{} }}}}", again.repeat(100_000));
+        assert!(refusal(&source).contains("chain that is too long"), "{again}: {}", refusal(&source));
+    }
+}
+
+#[test]
+fn a_template_of_a_few_characters_cannot_end_the_program() {
+    let sources = [
+        "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}",
+        "{% set ns = namespace(x='a') %}{% set ns.x = [ns] %}{{ ns.x }}",
+        "{{ '{:.70000}'.format(1.5) }}",
+        "{{ '{:999999999999}'.format(1) }}",
+        "{{ '%999999999999d' % 1 }}",
+        "{{ 'a' * 10**12 }}",
+        "{{ 10 ** 10 ** 10 }}",
+        "{{ 'a' | center(10**12) }}",
+        "{{ 'a' | indent(10**12) }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    ];
+    for source in sources {
+        let _ = bounded(MEMORY, move || read(source, vec![Message::new("user", "a"), Message::new("assistant", "b")])).unwrap();
+    }
+}
+
+#[test]
+fn templates_of_task_files_have_the_same_bounds() {
+    let sources = [
+        "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}",
+        "{% set ns = namespace(x='a') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}",
+        "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}",
+        "{{ 'a' * 10**12 }}",
+    ];
+    for source in sources {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("data.jsonl"), "{\"a\": 1}\n").unwrap();
+        let task = serde_json::json!({"data": "data.jsonl", "metric": "exact_match", "prompt": source, "answer": "a"});
+        std::fs::write(dir.path().join("task.yaml"), task.to_string()).unwrap();
+        let prepared = bounded(MEMORY, move || Task::read(&dir.path().join("task.yaml")).and_then(|task| task.prepare(None, 1)).map(drop));
+        let reason = prepared.unwrap().unwrap_err().to_string();
+        assert!(reason.contains("data.jsonl:1") && (reason.contains("too long") || reason.contains("recursion")), "{source}: {reason}");
+    }
 }

@@ -113,6 +113,83 @@ fn a_file_on_which_the_library_panics_is_refused() {
     assert!(error.contains("tokenizer.json: not a tokenizer: "), "{error}");
 }
 
+/// Why the first of the [`kinds`] is refused after a change to it, before much memory is taken.
+fn refusal(change: impl FnOnce(&mut Value)) -> String {
+    let mut tokenizer = kinds().remove(0);
+    change(&mut tokenizer);
+    read_with("tokenizer.json", tokenizer.to_string().as_bytes()).unwrap().unwrap_err().to_string()
+}
+
+#[test]
+fn numbers_that_nobody_needs_are_refused_before_they_are_used() {
+    assert!(refusal(|t| t["model"]["vocab"]["z"] = json!(4_294_967_295u64)).contains("the id 4294967295"));
+    assert!(refusal(|t| t["added_tokens"][0]["id"] = json!(4_294_967_295u64)).contains("the id 4294967295"));
+    assert!(refusal(|t| t["model"]["vocab"]["z"] = json!(u64::MAX)).contains("the id 18446744073709551615"));
+    let words = |length: u64| {
+        move |t: &mut Value| {
+            t["model"] = json!({"type": "WordPiece", "unk_token": "<unk>", "continuing_subword_prefix": "##", "max_input_chars_per_word": length,
+                "vocab": {"<unk>": 0}});
+        }
+    };
+    assert!(refusal(words(1 << 40)).contains("`max_input_chars_per_word` is 1099511627776"));
+    assert!(refusal(|t| t["model"]["end_of_word_suffix"] = json!("x".repeat(1 << 20))).contains("is longer than 1024"));
+    assert!(refusal(|t| t["normalizer"] = json!({"type": "Prepend", "prepend": "x".repeat(1 << 20)})).contains("is longer than 1024"));
+}
+
+#[test]
+fn steps_that_double_a_text_again_and_again_are_refused() {
+    let doubled = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"});
+    let steps = vec![doubled; 40];
+    assert!(refusal(|t| t["normalizer"] = json!({"type": "Sequence", "normalizers": steps})).contains("`normalizer` can make a text"));
+    assert!(refusal(|t| t["decoder"] = json!({"type": "Sequence", "decoders": steps})).contains("`decoder` can make a text"));
+    let long = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "x".repeat(1 << 20)});
+    assert!(refusal(|t| t["normalizer"] = long).contains("`normalizer` can make a text"));
+}
+
+#[test]
+fn an_expression_that_repeats_without_end_is_refused() {
+    let split = |pattern: &str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
+    for pattern in ["(((a{1000}){1000}){1000}){1000}", "(?:(?:(?:(?=a)a){9999}){9999}){9999}"] {
+        assert!(refusal(|t| t["pre_tokenizer"] = split(pattern)).contains("repeats too much"), "{pattern}");
+    }
+    // Backtracking without end is stopped by the library, as an error of the text.
+    let slow = "(?=(a+)+$)b";
+    let mut tokenizer = kinds().remove(0);
+    tokenizer["pre_tokenizer"] = split(slow);
+    read_with("tokenizer.json", tokenizer.to_string().as_bytes()).unwrap().unwrap();
+}
+
+#[test]
+fn a_map_of_characters_that_says_it_is_longer_than_it_is_is_refused() {
+    // Four gigabytes of trie, in four bytes.
+    let charsmap = json!({"type": "Precompiled", "precompiled_charsmap": "/////w=="});
+    assert!(refusal(|t| t["normalizer"] = charsmap).contains("shorter than it says"));
+}
+
+#[test]
+fn lengths_for_truncation_and_padding_are_no_danger() {
+    let mut tokenizer = kinds().remove(0);
+    tokenizer["truncation"] = json!({"direction": "Right", "max_length": u64::MAX >> 1, "strategy": "LongestFirst", "stride": 0});
+    tokenizer["padding"] = json!({"strategy": {"Fixed": 1u64 << 40}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0,
+        "pad_type_id": 0, "pad_token": "<unk>"});
+    read_with("tokenizer.json", tokenizer.to_string().as_bytes()).unwrap().unwrap();
+}
+
+#[test]
+fn declared_tokens_are_read_or_refused() {
+    for (name, json) in [
+        ("added_tokens.json", json!({"<a>": u64::MAX, "<b>": 0, "": 5})),
+        ("added_tokens.json", json!({"<a>": "x"})),
+        ("added_tokens.json", json!([1])),
+        ("special_tokens_map.json", json!({"bos_token": [], "additional_special_tokens": [1, null]})),
+        ("tokenizer_config.json", json!({"added_tokens_decoder": {"18446744073709551615": {"content": "<a>"}, "1": {"content": "<b>"}}})),
+        ("tokenizer_config.json", json!({"added_tokens_decoder": {"x": {"content": "<a>"}}})),
+        ("tokenizer_config.json", json!({"added_tokens_decoder": [], "extra_special_tokens": {"a": 1}})),
+    ] {
+        let _ = read_with(name, json.to_string().as_bytes()).unwrap();
+    }
+}
+
 proptest! {
     #![proptest_config(cases(64))]
 

@@ -119,7 +119,7 @@ fn copy_directory(from: &Path, to: &Path, dir: &Path) -> Result<()> {
 }
 
 /// Copies the file `name` if there is one.
-fn copy(from: &Path, to: &Path, name: &Path) -> Result<()> {
+pub(super) fn copy(from: &Path, to: &Path, name: &Path) -> Result<()> {
     let path = from.join(name);
     if !path.is_file() {
         return Ok(());

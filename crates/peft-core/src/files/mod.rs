@@ -21,6 +21,7 @@ mod output_file;
 mod place;
 mod run_dir;
 mod state;
+mod text_files;
 mod writer;
 
 use std::fs;
@@ -43,6 +44,7 @@ pub use output_file::OutputFile;
 pub use run_dir::RunDir;
 pub use safetensors::Dtype;
 pub use state::state_of;
+pub use text_files::{TextFiles, read_optional};
 pub use writer::{Metadata, TensorBytes, TensorSource, pytorch_metadata, tensor_bytes, write_atomic, write_checkpoint, write_safetensors};
 
 /// The name of a checkpoint that is one file.

@@ -94,10 +94,40 @@ impl DateTime {
             'D' => self.format("%m/%d/%y").ok()?,
             'T' => self.format("%H:%M:%S").ok()?,
             'R' => self.format("%H:%M").ok()?,
+            'c' => self.format("%a %b %e %H:%M:%S %Y").ok()?,
+            'x' => self.format("%m/%d/%y").ok()?,
+            'X' => self.format("%H:%M:%S").ok()?,
+            'r' => self.format("%I:%M:%S %p").ok()?,
+            'C' => number(self.year.div_euclid(100), 2),
+            'k' => format!("{:2}", self.hour),
+            'l' => format!("{:2}", (self.hour + 11) % 12 + 1),
+            'P' => if self.hour < 12 { "am" } else { "pm" }.into(),
+            // Weeks that begin on Sunday and on Monday, from 0 for the days before the first of them.
+            'U' => number((self.day_of_year + 6 - self.weekday as i64) / 7, 2),
+            'W' => number((self.day_of_year + 6 - (self.weekday as i64 + 6) % 7) / 7, 2),
+            'G' => self.iso_week().0.to_string(),
+            'g' => number(self.iso_week().0.rem_euclid(100), 2),
+            'V' => number(self.iso_week().1, 2),
+            'n' => "\n".into(),
+            't' => "\t".into(),
             'Z' | 'z' => String::new(), // transformers formats a time without a zone, for which both are empty
             '%' => "%".into(),
             _ => return None,
         })
+    }
+}
+
+impl DateTime {
+    /// Year and number of the week by ISO 8601: a week belongs to the year of its Thursday.
+    fn iso_week(&self) -> (i64, i64) {
+        let thursday = self.day_of_year + 3 - (self.weekday as i64 + 6) % 7;
+        let days = |year: i64| days_before_year(year + 1) - days_before_year(year);
+        let (year, day) = match thursday {
+            day if day < 1 => (self.year - 1, day + days(self.year - 1)),
+            day if day > days(self.year) => (self.year + 1, day - days(self.year)),
+            day => (self.year, day),
+        };
+        (year, (day + 6) / 7)
     }
 }
 
@@ -150,6 +180,19 @@ mod tests {
         assert_eq!(format(moment, "%d %b %Y"), "26 Jul 2024");
         assert_eq!(format(moment, "%B %-d, %y %I:%M %p 100%%"), "July 26, 24 01:35 PM 100%");
         assert_eq!(format(moment, "%e|%-m|%w|%u|%D|%R"), "26|7|5|5|07/26/24|13:35");
+    }
+
+    #[test]
+    fn weeks_and_whole_dates_are_those_of_python() {
+        // What Python's `datetime.strftime` gives for each moment.
+        let all = "%c|%x|%X|%r|%C|%k|%l|%P|%U|%W|%G|%g|%V";
+        assert_eq!(format(1_722_000_909, all), "Fri Jul 26 13:35:09 2024|07/26/24|13:35:09|01:35:09 PM|20|13| 1|pm|29|30|2024|24|30");
+        assert_eq!(format(1_104_537_600, all), "Sat Jan  1 00:00:00 2005|01/01/05|00:00:00|12:00:00 AM|20| 0|12|am|00|00|2004|04|53");
+        assert_eq!(format(1_230_768_000, all), "Thu Jan  1 00:00:00 2009|01/01/09|00:00:00|12:00:00 AM|20| 0|12|am|00|00|2009|09|01");
+        assert_eq!(format(1_293_839_999, all), "Fri Dec 31 23:59:59 2010|12/31/10|23:59:59|11:59:59 PM|20|23|11|pm|52|52|2010|10|52");
+        assert_eq!(format(1_704_067_200, all), "Mon Jan  1 00:00:00 2024|01/01/24|00:00:00|12:00:00 AM|20| 0|12|am|00|01|2024|24|01");
+        assert_eq!(format(1_735_603_200, all), "Tue Dec 31 00:00:00 2024|12/31/24|00:00:00|12:00:00 AM|20| 0|12|am|52|53|2025|25|01");
+        assert_eq!(format(951_782_400, all), "Tue Feb 29 00:00:00 2000|02/29/00|00:00:00|12:00:00 AM|20| 0|12|am|09|09|2000|00|09");
     }
 
     #[test]

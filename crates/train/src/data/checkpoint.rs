@@ -1,5 +1,6 @@
 //! The small JSON files of a checkpoint that say which tokens are special.
 
+use peft_core::files::read_optional;
 use peft_core::{Error, Result};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -58,15 +59,6 @@ fn token_text(value: &Value) -> Option<&str> {
 pub(super) fn read_json(path: &Path) -> Result<Option<Value>> {
     let Some(text) = read_optional(path)? else { return Ok(None) };
     serde_json::from_str(&text).map(Some).map_err(|e| Error::file(path, format!("not valid JSON: {e}")))
-}
-
-/// The text of a file, or nothing if there is no such file.
-pub(super) fn read_optional(path: &Path) -> Result<Option<String>> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::io(path, e)),
-    }
 }
 
 /// The token ids under `key`: a number or a list of numbers; negative ones mean "none".

@@ -1,9 +1,10 @@
 //! Chat templates: Jinja programs that turn a conversation into the text that a model was tuned on.
 
 use super::calendar::DateTime;
-use super::checkpoint::{SpecialTokens, read_json, read_optional};
+use super::checkpoint::SpecialTokens;
 use super::jsonl::Message;
 use crate::jinja::{Options, Rendering, Template, Value};
+use peft_core::files::TextFiles;
 use peft_core::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -30,31 +31,16 @@ impl ChatTemplate {
     ///
     /// `None` if the checkpoint has none. Fails if the template does not compile, or if there are several and none is called `default`.
     pub fn load(dir: impl AsRef<Path>) -> Result<Option<Self>> {
-        let dir = dir.as_ref();
-        Self::find(dir)?.map(|(source, file)| Self::new(&source, &SpecialTokens::load(dir)?, file)).transpose()
+        Self::load_from(TextFiles::of(dir.as_ref(), None))
     }
 
-    /// The template of an adapter's directory, or, where that has none, of its base's; with the special tokens that `tokens` names.
+    /// The template among a model's files and those of its adapter.
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub fn load_first<'a>(dirs: impl IntoIterator<Item = &'a Path>, tokens: &SpecialTokens) -> Result<Option<Self>> {
-        for dir in dirs {
-            if let Some((source, file)) = Self::find(dir)? {
-                return Self::new(&source, tokens, file).map(Some);
-            }
-        }
-        Ok(None)
-    }
-
-    /// A directory's template, and the file that it stands in.
-    fn find(dir: &Path) -> Result<Option<(String, PathBuf)>> {
-        let own_file = dir.join("chat_template.jinja");
-        let config_file = dir.join("tokenizer_config.json");
-        Ok(match read_optional(&own_file)? {
-            Some(source) => Some((source, own_file)),
-            None => configured(&config_file)?.map(|source| (source, config_file)),
-        })
+    pub fn load_from(files: TextFiles<'_>) -> Result<Option<Self>> {
+        let found = files.chat_template()?;
+        found.map(|(source, file)| Self::new(&source, &SpecialTokens::load(files.settings())?, file)).transpose()
     }
 
     /// Compile a template; `file` is where errors say it comes from.
@@ -133,25 +119,6 @@ pub type Variables = serde_json::Map<String, serde_json::Value>;
 thread_local! {
     /// How many conversations this thread has rendered.
     pub(super) static RENDERINGS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
-}
-
-/// The template in `tokenizer_config.json`: a string, or a list of named ones of which `default` counts.
-fn configured(file: &Path) -> Result<Option<String>> {
-    use serde_json::Value as Json;
-    let config = read_json(file)?.unwrap_or_default();
-    match config.get("chat_template") {
-        None | Some(Json::Null) => Ok(None),
-        Some(Json::String(source)) => Ok(Some(source.clone())),
-        Some(Json::Array(list)) => {
-            let named = |entry: &Json| Some((entry.get("name")?.as_str()?.into(), entry.get("template")?.as_str()?.into()));
-            let named: Vec<(String, String)> = list.iter().filter_map(named).collect();
-            let names: Vec<_> = named.iter().map(|(name, _)| format!("`{name}`")).collect();
-            let missing = format!("`chat_template` lists {} but none called `default`", names.join(", "));
-            let default = named.into_iter().find(|(name, _)| name == "default");
-            default.map(|(_, source)| Some(source)).ok_or_else(|| Error::file(file, missing))
-        }
-        Some(_) => Err(Error::file(file, "`chat_template` must be a string or a list of {name, template}")),
-    }
 }
 
 /// A message as templates see it: keys without a value are absent, reasoning goes by both names that templates read.

@@ -2,8 +2,8 @@
 
 use super::checkpoint::{SpecialTokens, read_json, token_ids};
 use super::declared::Declared;
-use super::sources::Sources;
 use super::{limits, wordpiece};
+use peft_core::files::TextFiles;
 use peft_core::{Error, Result};
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,13 +27,12 @@ pub struct TextTokenizer {
     growth: u64,
 }
 
-/// Special tokens by their roles.
+/// Special tokens by their roles, the tokenizer's own first, then those of the model's configuration.
 #[derive(Debug, Clone, Default)]
 struct Named {
-    bos: Option<u32>,
-    /// The tokenizer's own end-of-sequence token first.
+    bos: Vec<u32>,
     eos: Vec<u32>,
-    pad: Option<u32>,
+    pad: Vec<u32>,
 }
 
 /// A token and the bytes of the text that it stands for.
@@ -53,19 +52,15 @@ impl TextTokenizer {
     /// transformers adds them. The ids of special tokens come from there, `generation_config.json` and `config.json`, each optional.
     /// Truncation and padding that the file asks for are switched off: data decide about both.
     pub fn load(dir: impl AsRef<Path>) -> Result<Self> {
-        Self::load_from(&Sources::of(dir.as_ref(), None))
+        Self::load_from(TextFiles::of(dir.as_ref(), None))
     }
 
-    /// The tokenizer of an adapter: its own files where it has some, those of the base otherwise.
+    /// The tokenizer among a model's files and those of its adapter.
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub fn load_adapted(base: &Path, adapter: Option<&Path>) -> Result<Self> {
-        Self::load_from(&Sources::of(base, adapter))
-    }
-
-    fn load_from(sources: &Sources) -> Result<Self> {
-        let dir = sources.vocabulary;
+    pub fn load_from(files: TextFiles<'_>) -> Result<Self> {
+        let dir = files.vocabulary();
         let file = dir.join("tokenizer.json");
         let ((mut tokenizer, growth), file) = match std::fs::read(&file) {
             Ok(bytes) => (limits::tokenizer(&bytes).map_err(|reason| Error::file(&file, format!("not a tokenizer: {reason}")))?, file),
@@ -78,14 +73,14 @@ impl TextTokenizer {
             }
             Err(e) => return Err(Error::io(&file, e)),
         };
-        Declared::read(sources.settings)?.add_to(&mut tokenizer);
-        Ok(Self { growth, ..Self::with_special_tokens(tokenizer, sources, file)? })
+        Declared::read(files.settings())?.add_to(&mut tokenizer);
+        Ok(Self { growth, ..Self::with_special_tokens(tokenizer, files, file)? })
     }
 
-    fn with_special_tokens(tokenizer: Tokenizer, sources: &Sources, file: PathBuf) -> Result<Self> {
-        let names = SpecialTokens::load(sources.settings)?;
-        let generation = read_json(&sources.model.join("generation_config.json"))?.unwrap_or_default();
-        let model = read_json(&sources.model.join("config.json"))?.unwrap_or_default();
+    fn with_special_tokens(tokenizer: Tokenizer, files: TextFiles<'_>, file: PathBuf) -> Result<Self> {
+        let names = SpecialTokens::load(files.settings())?;
+        let generation = read_json(&files.model().join("generation_config.json"))?.unwrap_or_default();
+        let model = read_json(&files.model().join("config.json"))?.unwrap_or_default();
         let ids = |name: &str| {
             let mut ids: Vec<u32> = names.get(name).and_then(|text| known(&tokenizer, name, text)).into_iter().collect();
             let key = format!("{name}_id");
@@ -99,13 +94,12 @@ impl TextTokenizer {
                 eos.push(id);
             }
         }
-        let (bos, pad) = (ids("bos_token").first().copied(), ids("pad_token").first().copied());
         let added = tokenizer.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).chain(eos.iter().copied()).collect();
         let vocab_size = tokenizer.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
         let rows =
             [&model["vocab_size"], &model["text_config"]["vocab_size"]].into_iter().find_map(|size| usize::try_from(size.as_u64()?).ok());
-        let named = Named { bos, eos, pad };
+        let named = Named { bos: ids("bos_token"), eos, pad: ids("pad_token") };
         let loaded = Self { tokenizer, file, usable: named.clone(), named, special, vocab_size, rows: None, growth: 1 };
         Ok(match rows {
             Some(rows) => loaded.with_rows(rows),
@@ -115,12 +109,8 @@ impl TextTokenizer {
 
     /// For a model whose embedding has so many tokens, if those are not what `config.json` says: an adapter may bring others.
     pub fn with_rows(self, rows: usize) -> Self {
-        let has = |id: &u32| (*id as usize) < rows;
-        let usable = Named {
-            bos: self.named.bos.filter(has),
-            eos: self.named.eos.iter().copied().filter(has).collect(),
-            pad: self.named.pad.filter(has),
-        };
+        let usable = |ids: &[u32]| ids.iter().copied().filter(|id| (*id as usize) < rows).collect();
+        let usable = Named { bos: usable(&self.named.bos), eos: usable(&self.named.eos), pad: usable(&self.named.pad) };
         if usable.eos.is_empty()
             && let Some(id) = self.named.eos.first()
         {
@@ -204,12 +194,12 @@ impl TextTokenizer {
 
     /// The token that begins a text, if the model has one.
     pub fn bos_id(&self) -> Option<u32> {
-        self.usable.bos
+        self.usable.bos.first().copied()
     }
 
     /// What fills short rows of a batch: the padding token, else the end of text, else token 0. Such positions are never learned.
     pub fn pad_id(&self) -> u32 {
-        self.usable.pad.or(self.usable.eos.first().copied()).unwrap_or(0)
+        self.usable.pad.first().or(self.usable.eos.first()).copied().unwrap_or(0)
     }
 
     /// The highest id + 1: how many rows the embedding must have.

@@ -27,11 +27,11 @@ impl<'t> Machine<'t> {
             Node::Tuple(items) => Value::tuple(self.eval_all(items, frame)?)?,
             Node::Dict(entries) => self.dict(entries, frame)?,
             Node::Attribute(of, name) => {
-                let of = self.eval(of, frame)?;
+                let of = self.eval_defined(of, frame)?;
                 self.attribute(&of, name)?
             }
             Node::Item(of, key) => {
-                let of = self.eval(of, frame)?;
+                let of = self.eval_defined(of, frame)?;
                 let key = self.eval(key, frame)?;
                 self.item(&of, &key)?
             }
@@ -91,6 +91,28 @@ impl<'t> Machine<'t> {
         })
     }
 
+    /// As [`eval`](Self::eval), of what is looked into or called; an error that names it if it is undefined.
+    fn eval_defined(&mut self, expr: &'t Expr, frame: usize) -> Result<Value, Error> {
+        match self.eval(expr, frame)? {
+            Value::Undefined(name) => Err(undefined(self.written(expr).as_deref().or(name.as_deref()))),
+            value => Ok(value),
+        }
+    }
+
+    /// An expression as it is written, if it is a path like `a.b[0]`.
+    fn written(&self, expr: &Expr) -> Option<String> {
+        Some(match &expr.node {
+            Node::Name(symbol) => self.program.symbols[*symbol as usize].to_string(),
+            Node::Attribute(of, name) => format!("{}.{name}", self.written(of)?),
+            Node::Item(of, key) => match &key.node {
+                Node::Literal(Literal::Int(index)) => format!("{}[{index}]", self.written(of)?),
+                Node::Literal(Literal::Str(name)) => format!("{}.{name}", self.written(of)?),
+                _ => return None,
+            },
+            _ => return None,
+        })
+    }
+
     fn eval_all(&mut self, items: &'t [Expr], frame: usize) -> Result<Vec<Value>, Error> {
         self.spend_items(items.len())?;
         items.iter().map(|item| self.eval(item, frame)).collect()
@@ -120,7 +142,7 @@ impl<'t> Machine<'t> {
 
     fn call_node(&mut self, node: &'t Node, caller: Option<Value>, frame: usize) -> Result<Value, Error> {
         let Node::Call(callee, arguments) = node else { return Err(Error::new("`call` needs a call")) };
-        let callee = self.eval(callee, frame)?;
+        let callee = self.eval_defined(callee, frame)?;
         let mut arguments = self.arguments(arguments, frame)?;
         arguments.named.extend(caller.map(|caller| (Arc::from("caller"), caller)));
         self.call(&callee, arguments)
@@ -226,7 +248,7 @@ impl<'t> Machine<'t> {
     }
 
     fn slice(&mut self, of: &'t Expr, bounds: &'t [Option<Expr>; 3], frame: usize) -> Result<Value, Error> {
-        let of = self.eval(of, frame)?;
+        let of = self.eval_defined(of, frame)?;
         let mut numbers = [None; 3];
         for (number, bound) in numbers.iter_mut().zip(bounds) {
             let Some(bound) = bound else { continue };

@@ -1,5 +1,6 @@
 //! Tokens that are declared beside `tokenizer.json`, tokens that a model lacks, prompts, and adapters with tokenizers of their own.
 
+use peft_core::files::TextFiles;
 use peft_train::data::*;
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -92,9 +93,9 @@ fn an_adapter_brings_its_own_tokenizer_and_template_file_by_file() {
     let base = tiny_with(&Map::new());
     let adapter = tempfile::tempdir().unwrap();
     let adapted = || {
-        let tokens = SpecialTokens::load(Sources::of(base.path(), Some(adapter.path())).settings).unwrap();
-        let template = ChatTemplate::load_first([adapter.path(), base.path()], &tokens).unwrap().unwrap();
-        let tokenizer = TextTokenizer::load_adapted(base.path(), Some(adapter.path())).unwrap().with_rows(101);
+        let files = TextFiles::of(base.path(), Some(adapter.path()));
+        let template = ChatTemplate::load_from(files).unwrap().unwrap();
+        let tokenizer = TextTokenizer::load_from(files).unwrap().with_rows(101);
         (template.render(&[Message::new("user", "a<new>")], true).unwrap(), tokenizer.encode("a<new>", false).unwrap())
     };
     let letters = vec![70, 33, 83, 74, 92, 35];
