@@ -16,6 +16,7 @@ from pathlib import Path
 sys.dont_write_bytecode = True
 import common  # noqa: E402  (sets the offline switches before anything is imported)
 import torch  # noqa: E402
+from peft import LoraConfig, get_peft_model  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers  # noqa: E402
 from transformers import (  # noqa: E402
@@ -212,6 +213,34 @@ def make(out: Path, number: int, name: str) -> None:
         sentence_files(directory)
 
 
+# Adapters of PEFT, by the encoder that they are for.
+ADAPTERS = {
+    "bert-adapter": ("bert", BertForSequenceClassification, {"use_dora": True, "target_modules": ["query", "attention.output.dense"]}),
+    "roberta-adapter": ("roberta", RobertaForSequenceClassification, {"target_modules": ["key", "value"]}),
+}
+
+
+def make_adapter(out: Path, number: int, name: str) -> None:
+    """An adapter with a classifier of three labels, on an encoder that has none, and the logits of both together."""
+    base, model_class, settings = ADAPTERS[name]
+    torch.manual_seed(300 + number)
+    model = model_class.from_pretrained(out / base, dtype=torch.float32, attn_implementation="eager", num_labels=3)
+    config = LoraConfig(r=4, lora_alpha=8, modules_to_save=["classifier"], **settings)
+    model = get_peft_model(model, config).eval()
+    for parameter, value in model.named_parameters():
+        if value.requires_grad and "magnitude" not in parameter:
+            value.data.normal_(0, 0.2)
+    model.save_pretrained(out / name)
+    (out / name / "README.md").unlink()
+    inputs = batch(AutoTokenizer.from_pretrained(out / base), base)
+    expected = {**inputs, **outputs(model, inputs, base)}
+    expected = {key: value.contiguous() for key, value in expected.items() if key != "attention_mask"}
+    save_file(expected, out / name / "expected.safetensors")
+    file = out / name / "adapter_config.json"
+    settings = json.loads(file.read_text()) | {"base_model_name_or_path": f"fixtures/encoders/{base}"}
+    file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+
+
 def sentence_files(directory: Path) -> None:
     """What sentence-transformers adds to an encoder: the mean of the tokens, normalised."""
     steps = [("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")]
@@ -235,6 +264,8 @@ def main() -> None:
     shutil.rmtree(out, ignore_errors=True)
     for number, name in enumerate(ENCODERS):
         make(out, number, name)
+    for number, name in enumerate(ADAPTERS):
+        make_adapter(out, number, name)
     for file in out.rglob("*"):
         if file.is_file():
             file.chmod(0o644)  # save_pretrained makes the weights private

@@ -9,7 +9,7 @@ use peft_core::files::{Checkpoint, Inputs};
 use peft_core::{CONFIG_FILE, Error, Result, TENSOR_FILE, device, resize_vocabulary};
 use peft_merge::compeft::{self, Expert};
 use peft_models::CausalLm;
-use peft_train::data::{ChatTemplate, TextTokenizer};
+use peft_train::data::{ChatTemplate, Sources, SpecialTokens, TextTokenizer};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -129,12 +129,29 @@ pub struct Text {
 impl Text {
     /// The tokenizer and chat template of the checkpoint in `dir`.
     pub fn load(dir: &Path) -> Result<Self> {
+        Self::load_adapted(dir, None)
+    }
+
+    /// Those of a model with its adapter.
+    pub fn of(model: &ModelArgs) -> Result<Self> {
+        Self::load_adapted(&model.model, model.adapter.as_deref())
+    }
+
+    /// Those of the checkpoint in `dir`, in place of which the adapter's own count where it has some.
+    pub fn load_adapted(dir: &Path, adapter: Option<&Path>) -> Result<Self> {
         if !dir.is_dir() {
             return Err(Error::file(
                 dir,
                 "no such directory; a checkpoint is a directory with config.json, *.safetensors and tokenizer.json",
             ));
         }
-        Ok(Self { tokenizer: TextTokenizer::load(dir)?, template: ChatTemplate::load(dir)? })
+        let tokens = SpecialTokens::load(Sources::of(dir, adapter).settings)?;
+        let template = ChatTemplate::load_first(adapter.into_iter().chain([dir]), &tokens)?;
+        Ok(Self { tokenizer: TextTokenizer::load_adapted(dir, adapter)?, template })
+    }
+
+    /// For a model whose embedding has so many tokens.
+    pub fn with_rows(self, rows: usize) -> Self {
+        Self { tokenizer: self.tokenizer.with_rows(rows), ..self }
     }
 }

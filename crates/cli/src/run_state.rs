@@ -8,7 +8,7 @@
 //! 4. `finished: true`: it is over.
 
 use crate::commands::report::PAGE_FILE;
-use peft_core::files::{OutputDir, disk, read_json, write_atomic};
+use peft_core::files::{OutputDir, RunDir, disk, read_json, write_atomic};
 use peft_core::{Error, Result};
 use peft_train::report::{METRICS_FILE, PARAMETERS_FILE, RunRecord, SAMPLES_FILE, SETTINGS_FILE, SUMMARY_FILE, page};
 use peft_train::{BaseFingerprint, CheckpointDir};
@@ -17,7 +17,7 @@ use std::fs::read_dir;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The file of it in the run's directory.
+/// The memory of a run, in its directory.
 pub const STATE_FILE: &str = "run_state.json";
 /// Where results are complete before they are moved into place.
 const FINISHED: &str = "finished";
@@ -108,11 +108,12 @@ impl RunState {
     }
 
     /// Save what a run has learned, all of it or nothing: `save` writes it into a directory that gets its name when it is complete.
-    pub fn finish(&self, out: &Path, outcome: &impl Serialize, save: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    pub fn finish(&self, place: &RunDir, out: &Path, outcome: &impl Serialize, save: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
         let complete = OutputDir::inside(&out.join(FINISHED))?;
         save(complete.path())?;
         let mut results = names(complete.path())?;
         results.sort();
+        place.begin(&results.iter().map(String::as_str).collect::<Vec<_>>())?;
         write_json(&complete.path().join(SUMMARY_FILE), outcome)?;
         Self { finished: true, results, ..self.clone() }.write(complete.path())?;
         complete.commit()?;
@@ -147,13 +148,13 @@ fn put(out: &Path) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// Remove the directory of results, also what a killed process left of it.
+/// Remove the directory of results, and those that could not be given its name.
 fn remove_finished(out: &Path) -> Result<()> {
     // Without its state it says nothing any more, whatever else is still in it.
     disk::remove_file(&out.join(FINISHED).join(STATE_FILE))?;
-    let hidden = format!(".{FINISHED}.");
-    let ours = |name: &String| *name == FINISHED || name.starts_with(&hidden);
-    names(out)?.iter().filter(|name| ours(name)).try_for_each(|name| disk::remove_dir_all(&out.join(name)))
+    let kept = format!(".{FINISHED}.complete-");
+    let is_of_results = |name: &&String| *name == FINISHED || name.starts_with(&kept);
+    names(out)?.iter().filter(is_of_results).try_for_each(|name| disk::remove_dir_all(&out.join(name)))
 }
 
 fn names(dir: &Path) -> Result<Vec<String>> {

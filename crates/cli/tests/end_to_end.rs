@@ -1,6 +1,8 @@
 //! The program on the embedded tiny model: the main job from start to end, and what it says to bad input.
 
 mod common;
+#[path = "outputs/mod.rs"]
+mod outputs;
 
 use common::{Place, TINY, failure, losses, peft, result};
 use serde_json::{Value, json};
@@ -153,6 +155,7 @@ fn a_run_file_gives_settings_and_flags_win() {
     assert_eq!((&config["r"], &config["rank_pattern"]["v_proj"]), (&json!(4), &json!(3)));
     let again = place.path("again");
     result(&["finetune", "--config", &place.path("out/run.yaml"), "--out", &again]);
+    result(&["finetune", "--config", &place.path("out/run.yaml"), "--out", &out, "--overwrite"]);
     let wrong = place.write("wrong.yaml", "lora_aplha: 3\n");
     let message = failure(&["finetune", "--config", &wrong, "--out", &place.path("x")]);
     assert!(message.contains("lora_aplha"), "{message}");

@@ -1,6 +1,7 @@
 //! `peft merge-adapters`, and adapters in recipes of `peft merge`, as a user runs them.
 
 mod common;
+mod dialect;
 
 use common::{Place, TINY, failure, peft, result};
 use peft_core::files::Checkpoint;

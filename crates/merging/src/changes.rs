@@ -36,7 +36,7 @@ impl Changes {
     /// [`Error::InvalidConfig`] for an embedding that shares its weight with the head, which the adapter would change too, and for
     /// what needs more weights than the base has.
     pub fn new(adapter: Lora, base: &Checkpoint, config: &Value) -> Result<Self> {
-        let tied = config["tie_word_embeddings"] == true;
+        let tied = config["tie_word_embeddings"] == true && has_head(config);
         let mut weights: BTreeMap<String, Change> = BTreeMap::new();
         for whole in &adapter.whole {
             if tied && is_head(&whole.replaces) && !base.contains(&whole.replaces) && is_copy_of_embedding(&adapter, &whole.key) {
@@ -134,6 +134,12 @@ fn is_transposed(adapter: &Lora, site: &Site, found: &[usize], config: &Value) -
     }
 }
 
+/// Whether a model has a head over tokens, to go by its architecture: encoders that label have none, whatever they say of tying.
+fn has_head(config: &Value) -> bool {
+    let name = config["architectures"][0].as_str();
+    name.is_none_or(|name| ["LM", "ForPreTraining", "ForConditionalGeneration"].iter().any(|part| name.contains(part)))
+}
+
 /// The module that a weight belongs to.
 fn owner(key: &str) -> &str {
     key.rsplit_once('.').map_or("", |(module, _)| module)
@@ -191,14 +197,18 @@ fn check_complete(adapter: &Lora, base: &Checkpoint, weights: &BTreeMap<String, 
         let module = owner(&name);
         let changed = weights.get(key).is_some_and(|change| change.module.is_some());
         let is_matrix = name.ends_with(".weight") && base.info(key).is_some_and(|info| info.shape.len() == 2);
-        let expected = match adapter.config.saved(module) {
-            Some(entry) if !in_file.contains(name.as_str()) => format!("a tensor, as modules_to_save names `{entry}`"),
-            None if listed && is_matrix && !changed && selection.includes(module, true)? => {
-                "a change, as the configuration selects it".into()
+        let (file, found) = (adapter.tensors.path().into(), "nothing".into());
+        match adapter.config.saved(module) {
+            Some(entry) if !in_file.contains(name.as_str()) => {
+                let expected = format!("a tensor, as modules_to_save names `{entry}`");
+                return Err(Error::Tensor { file, key: name, expected, found });
             }
-            _ => continue,
-        };
-        return Err(Error::AdapterFile { file: adapter.tensors.path().into(), key: name, expected, found: "nothing".into() });
+            None if listed && is_matrix && !changed && selection.includes(module, true)? => {
+                let expected = "a change, as the configuration selects the module".into();
+                return Err(Error::AdapterFile { file, key: name, expected, found });
+            }
+            _ => {}
+        }
     }
     Ok(())
 }

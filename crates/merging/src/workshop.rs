@@ -48,8 +48,8 @@ impl Plan {
     /// What the merge reads: the models of the recipe with their adapters, and their Fisher information.
     pub fn inputs(&self) -> Inputs {
         let model = |all: Inputs, model: &Model| {
-            let all = all.and(format!("{}, a model of the recipe", model.name), &model.dir);
-            all.and_maybe(format!("the adapter of {}", model.name), model.changes.as_ref().map(Changes::path))
+            let all = all.and_named("a model of the recipe", &model.name.model, &model.dir);
+            all.and_maybe("an adapter of the recipe", model.changes.as_ref().map(Changes::path))
         };
         let inputs = self.models.iter().fold(Inputs::none(), model);
         self.fishers.iter().flat_map(|fishers| fishers.paths()).fold(inputs, |all, file| all.and("the Fisher information of a model", file))

@@ -234,7 +234,8 @@ fn convolutions_keep_the_axes_of_their_kernels() {
             ("base_model.model.conv.lora_A.weight".into(), vec![2, 3, 2, 2], numbers(24, seed)),
             ("base_model.model.conv.lora_B.weight".into(), vec![5, 2, 1, 1], numbers(10, seed + 1)),
         ];
-        write(&place.path().join(name), &config(2), tensors);
+        let convolution = json!({ "peft_type": "LORA", "r": 2, "target_modules": ["conv"] });
+        write(&place.path().join(name), &convolution, tensors);
     }
     for (name, rank) in [("linear", 2), ("cat", 4), ("svd", 2)] {
         let adapters = ["a", "b"].map(|name| open(&place.path().join(name))).into();
@@ -258,7 +259,8 @@ fn copies_of_the_base_are_kept_if_they_agree() {
     };
     let names = ["a", "b", "c"];
     for (name, values) in names.iter().zip([numbers(28, 3), numbers(28, 3), numbers(28, 4)]) {
-        write(&place.path().join(name), &config(2), [embedding(1), vec![copy(values)]].concat());
+        let on_embedding = json!({ "peft_type": "LORA", "r": 2, "target_modules": ["emb"] });
+        write(&place.path().join(name), &on_embedding, [embedding(1), vec![copy(values)]].concat());
     }
     let [a, b, c] = names.map(|name| place.path().join(name));
     let out = place.path().join("out");
@@ -337,16 +339,20 @@ fn error_of(change: impl FnOnce(&mut Value, &mut Vec<Tensor>)) -> String {
 fn adapters_that_are_more_than_matrices_are_refused_with_a_way_out() {
     let with = |field: &str, value: Value| error_of(|config, _| config[field] = value);
     for (field, value, said) in [
-        ("peft_type", json!("IA3"), "peft_type is `IA3`"),
         ("use_dora", json!(true), "use_dora"),
         ("lora_bias", json!(true), "lora_bias"),
         ("bias", json!("all"), "bias: all"),
         ("modules_to_save", json!(["lm_head"]), "modules_to_save (lm_head)"),
-        ("target_parameters", json!(["experts"]), "target_parameters"),
-        ("trainable_token_indices", json!([1, 2]), "trainable_token_indices"),
     ] {
         let error = with(field, value);
         assert!(error.contains(said) && error.contains("adapter_config.json") && error.contains("peft merge-adapter"), "{error}");
+    }
+    let error = error_of(|config, _| *config = json!({ "peft_type": "IA3", "target_modules": ["q"] }));
+    assert!(error.contains("peft_type is `IA3`") && error.contains("peft merge-adapter"), "{error}");
+    // What no command reads is refused by all with the same words.
+    for (field, value) in [("target_parameters", json!(["experts"])), ("trainable_token_indices", json!([1, 2]))] {
+        let error = with(field, value);
+        assert!(error.contains(&format!("adapter_config.json: `{field}` is not supported")), "{error}");
     }
     let error = with("init_lora_weights", json!("pissa"));
     assert!(error.contains("`pissa`") && error.contains("convert"), "{error}");

@@ -96,6 +96,40 @@ fn an_adapter_of_another_model_is_refused() {
 }
 
 #[test]
+fn the_layer_decides_whether_inputs_come_first_and_not_the_file() {
+    let place = tempfile::tempdir().unwrap();
+    checkpoint(&place.path().join("base"), &[("model.layers.0.w.weight", &[2, 2], vec![0.0; 4])]);
+    let changed = |kind: &str, said: bool| {
+        let config = json!({ "peft_type": "LORA", "r": 1, "lora_alpha": 1, "fan_in_fan_out": said });
+        adapter(&place.path().join("lora"), config, vec![(W[0], vec![1, 2], vec![1.0, 2.0]), (W[1], vec![2, 1], vec![1.0, 3.0])]);
+        std::fs::write(place.path().join("base/config.json"), json!({ "model_type": kind }).to_string()).unwrap();
+        computed(&plan_in(place.path(), RECIPE).unwrap(), "model.layers.0.w.weight")
+    };
+    // HF PEFT's `lora.Linear` on `torch.nn.Linear` and on transformers' `Conv1D`, which stores the transposed weight.
+    for said in [false, true] {
+        assert_eq!(changed("llama", said), [1.0, 2.0, 3.0, 6.0]);
+        assert_eq!(changed("gpt2", said), [1.0, 3.0, 2.0, 6.0]);
+    }
+}
+
+#[test]
+fn modules_that_the_file_should_have_and_lacks_are_named() {
+    let config = json!({ "peft_type": "LORA", "r": 1, "lora_alpha": 2, "target_modules": ["w", "embed_tokens"] });
+    let said = error(config, matrices(W), RECIPE);
+    assert!(said.contains("`model.embed_tokens.weight`: expected a change") && said.contains("found nothing"), "{said}");
+    let config = json!({ "peft_type": "LORA", "r": 1, "lora_alpha": 2, "target_modules": ["w"], "modules_to_save": ["embed_tokens"] });
+    let said = error(config, matrices(W), RECIPE);
+    assert!(said.contains("modules_to_save names `embed_tokens`") && !said.contains("another base model"), "{said}");
+    let longer = ("model.embed_tokens.weight", vec![5, 3], vec![1.0; 15]);
+    let said = error(config_of(&["w"]), [matrices(W), vec![longer]].concat(), RECIPE);
+    assert!(said.contains("vocabulary of 5 tokens") && said.contains("peft merge-adapter"), "{said}");
+}
+
+fn config_of(targets: &[&str]) -> Value {
+    json!({ "peft_type": "LORA", "r": 1, "lora_alpha": 2, "target_modules": targets })
+}
+
+#[test]
 fn what_is_no_number_is_told_with_the_tensor() {
     let mut tensors = matrices(W);
     tensors[1].2[1] = f32::NAN;

@@ -291,3 +291,131 @@ fn a_cache_knows_its_size() {
     model.step(ids(&[[1, 2, 3], [4, 5, 6]], &device), &mut cache);
     assert_eq!((cache.padding(), cache.len(), cache.capacity()), ([0, 0].as_slice(), 3, 50));
 }
+
+/// What transformers 5.23 does with the head of a checkpoint whose configuration ties it (`tie_weights` in `modeling_utils.py`).
+mod tying {
+    use super::*;
+    use peft_core::LanguageModel;
+    use peft_core::files::{Checkpoint, TensorSource, pytorch_metadata, write_checkpoint};
+    use std::path::Path;
+
+    const EMBEDDING: &str = "model.embed_tokens.weight";
+    const HEAD: &str = "lm_head.weight";
+
+    /// The checkpoint of an untied model, whose configuration says `tied`, with its tensors as `edit` leaves them.
+    fn write(dir: &Path, tied: bool, max_shard_bytes: u64, edit: impl Fn(&mut Vec<TensorSource>)) -> CausalLm {
+        let model = llama(&device::host());
+        let mut tensors = peft_models::weights(&model, |_| DType::F32).unwrap();
+        edit(&mut tensors);
+        write_checkpoint(dir, tensors, max_shard_bytes, &pytorch_metadata()).unwrap();
+        let json = json!({"model_type": "llama", "vocab_size": 11, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6, "tie_word_embeddings": tied, "torch_dtype": "float32"});
+        std::fs::write(dir.join("config.json"), json.to_string()).unwrap();
+        model
+    }
+
+    fn position(tensors: &[TensorSource], name: &str) -> usize {
+        tensors.iter().position(|tensor| tensor.name == name).unwrap()
+    }
+
+    /// The tensor of one name becomes a copy of the other's.
+    fn copy(tensors: &mut [TensorSource], from: &str, to: &str) {
+        let model = llama(&device::host());
+        let copy = peft_models::weights(&model, |_| DType::F32).unwrap().into_iter().find(|tensor| tensor.name == from).unwrap();
+        let place = position(tensors, to);
+        let TensorSource { info, data, .. } = copy;
+        let bytes = data().unwrap().into_owned();
+        tensors[place] = TensorSource::new(to, info.dtype, &info.shape, move || Ok(bytes.into()));
+    }
+
+    fn logits(model: &CausalLm) -> Vec<f32> {
+        floats(model.logits(ids(&[[1, 2, 3, 4]], &device::host())))
+    }
+
+    fn assert_same(found: &[f32], expected: &[f32]) {
+        let distance = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+        assert!(found.len() == expected.len() && distance < 1e-5, "differ by {distance}");
+    }
+
+    fn load(dir: &Path) -> CausalLm {
+        CausalLm::load(dir, &device::host(), None).unwrap()
+    }
+
+    #[test]
+    fn another_head_that_is_stored_is_the_head() {
+        for max_shard_bytes in [u64::MAX, 500] {
+            let dir = tempfile::tempdir().unwrap();
+            let model = write(dir.path(), true, max_shard_bytes, |_| ());
+            let loaded = load(dir.path());
+            assert!(!loaded.is_tied() && !loaded.config().tie_word_embeddings);
+            assert_same(&logits(&loaded), &logits(&model));
+        }
+    }
+
+    #[test]
+    fn a_copy_of_the_embedding_is_one_weight_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), true, u64::MAX, |tensors| copy(tensors, EMBEDDING, HEAD));
+        let loaded = load(dir.path());
+        assert!(loaded.is_tied() && loaded.config().tie_word_embeddings);
+        let out = tempfile::tempdir().unwrap();
+        loaded.save(out.path(), dir.path(), None, u64::MAX).unwrap();
+        assert!(!Checkpoint::open(out.path()).unwrap().contains(HEAD));
+    }
+
+    #[test]
+    fn where_one_of_the_two_is_stored_it_is_both() {
+        for (stored, gone) in [(EMBEDDING, HEAD), (HEAD, EMBEDDING)] {
+            let [dir, both, out] = [(); 3].map(|()| tempfile::tempdir().unwrap());
+            write(dir.path(), true, u64::MAX, |tensors| drop(tensors.remove(position(tensors, gone))));
+            write(both.path(), false, u64::MAX, |tensors| copy(tensors, stored, gone));
+            let loaded = load(dir.path());
+            assert!(loaded.is_tied());
+            assert_same(&logits(&loaded), &logits(&load(both.path())));
+            loaded.save(out.path(), dir.path(), None, u64::MAX).unwrap();
+            assert!(load(out.path()).is_tied());
+            assert_same(&logits(&load(out.path())), &logits(&loaded));
+        }
+    }
+
+    /// Transformers draws a head at random then.
+    #[test]
+    fn a_head_that_is_neither_tied_nor_stored_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), false, u64::MAX, |tensors| drop(tensors.remove(position(tensors, HEAD))));
+        let error = CausalLm::load(dir.path(), &device::host(), None).unwrap_err().to_string();
+        assert!(error.contains("tensor `lm_head.weight`: expected shape [11, 8], found nothing"), "{error}");
+    }
+
+    #[test]
+    fn a_stored_head_of_another_shape_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), true, u64::MAX, |tensors| copy(tensors, "model.layers.0.mlp.up_proj.weight", HEAD));
+        let error = CausalLm::load(dir.path(), &device::host(), None).unwrap_err().to_string();
+        assert!(error.contains("tensor `lm_head.weight`: expected shape [11, 8], found shape [12, 8]"), "{error}");
+    }
+
+    #[test]
+    fn an_untied_head_is_saved_and_told() {
+        let [dir, out] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        write(dir.path(), true, u64::MAX, |tensors| drop(tensors.remove(position(tensors, HEAD))));
+        let tied = load(dir.path());
+        let before = logits(&tied);
+        let mut untied = tied.untie();
+        assert_eq!(untied.head_weight().map(|weight| weight.dims()), Some([8, 11]));
+        assert_same(&logits(&untied), &before);
+        // Only the embedding changes.
+        untied.model.embed_tokens.weight = untied.model.embed_tokens.weight.map(|table| table * 2.0);
+        let changed = logits(&untied);
+        assert!(changed.iter().zip(&before).any(|(a, b)| (a - b).abs() > 1e-3));
+        untied.save(out.path(), dir.path(), Some(DType::BF16), u64::MAX).unwrap();
+        let config: Value = serde_json::from_slice(&std::fs::read(out.path().join("config.json")).unwrap()).unwrap();
+        assert_eq!((&config["tie_word_embeddings"], &config["torch_dtype"]), (&json!(false), &json!("bfloat16")));
+        let checkpoint = Checkpoint::open(out.path()).unwrap();
+        assert!([HEAD, EMBEDDING].iter().all(|key| checkpoint.info(key).unwrap().dtype == peft_core::files::Dtype::BF16));
+        let again = CausalLm::load(out.path(), &device::host(), Some(DType::F32)).unwrap();
+        assert!(again.config().dtype == Some(DType::BF16) && !again.is_tied());
+        let distance = logits(&again).iter().zip(&changed).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+        assert!(distance < 0.1, "rounded once: {distance}");
+    }
+}

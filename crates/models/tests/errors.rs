@@ -3,7 +3,7 @@
 use burn::tensor::Device;
 use peft_core::device;
 use peft_core::files::{Dtype, TensorSource, pytorch_metadata, write_safetensors};
-use peft_models::{CausalLm, DecoderConfig};
+use peft_models::{CausalLm, DecoderConfig, EncoderConfig};
 use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::fs;
@@ -190,4 +190,87 @@ fn nothing_is_allocated_before_shapes_are_checked() {
     config["num_hidden_layers"] = json!(70);
     let error = load_error(&config, &[("model.embed_tokens.weight", vec![10, 8], Dtype::F32)], &device::host());
     assert!(error.ends_with("expected shape [10, 131072], found shape [10, 8]"), "{error}");
+}
+
+/// Values that transformers 5.23 takes, whose meaning is that of no value or of another spelling.
+#[test]
+fn values_that_transformers_takes_are_taken() {
+    let config = |changes: Value| {
+        let mut config = small();
+        config.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        DecoderConfig::parse(&config.to_string()).unwrap()
+    };
+    let usual = config(json!({}));
+    for same in [
+        json!({"eos_token_id": -1}),
+        json!({"eos_token_id": []}),
+        json!({"eos_token_id": [-1]}),
+        json!({"bos_token_id": -1, "eos_token_id": null, "pad_token_id": -1}),
+        json!({"architectures": "LlamaForCausalLM"}),
+        json!({"architectures": null}),
+        json!({"hidden_act": "swish"}),
+        json!({"head_dim": null, "rope_scaling": null, "rope_parameters": null, "sliding_window": null, "partial_rotary_factor": null}),
+        json!({"rope_scaling": {}}),
+        json!({"rope_theta": 10000}),
+        json!({"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}),
+        json!({"dtype": null, "torch_dtype": null}),
+    ] {
+        assert_eq!(config(same.clone()), usual, "{same}");
+    }
+    assert_eq!(config(json!({"eos_token_id": [2, -1, 3], "bos_token_id": [1]})).eos_token_ids, [2, 3]);
+    assert_eq!(config(json!({"bos_token_id": [1]})).bos_token_id, Some(1));
+    assert_eq!(config(json!({"num_key_value_heads": null})).num_key_value_heads, 4);
+    for dtype in ["float16", "torch.float16", "half"] {
+        assert_eq!(config(json!({"torch_dtype": dtype})).dtype, Some(burn::tensor::DType::F16));
+    }
+    // An empty `rope_scaling` is none.
+    let both = json!({"rope_scaling": {}, "rope_parameters": {"rope_type": "linear", "factor": 2, "rope_theta": 500}});
+    assert_eq!(config(both).rope, config(json!({"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_theta": 500.0})).rope);
+}
+
+#[test]
+fn a_value_of_another_kind_is_named_with_its_key() {
+    for (key, value, wanted) in [
+        ("rope_theta", json!("10000"), "a number, found \"10000\""),
+        ("num_hidden_layers", json!(2.0), "a whole number from 0 on, found 2.0"),
+        ("num_hidden_layers", json!("2"), "a whole number from 0 on, found \"2\""),
+        ("head_dim", json!(true), "a whole number from 0 on, found true"),
+        ("rms_norm_eps", json!("1e-6"), "a number, found \"1e-6\""),
+        ("tie_word_embeddings", json!(1), "true or false, found 1"),
+        ("attention_bias", json!("false"), "true or false, found \"false\""),
+        ("hidden_act", json!(["silu"]), "a string, found [\"silu\"]"),
+        ("architectures", json!([1]), "a list of strings, found [1]"),
+        ("model_type", json!(7), "a string, found 7"),
+        ("torch_dtype", json!(16), "a string, found 16"),
+        ("eos_token_id", json!("2"), "the id of a token, or a list of such, found \"2\""),
+        ("eos_token_id", json!(2.0), "the id of a token, or a list of such, found 2.0"),
+        ("bos_token_id", json!([[1]]), "the id of a token, or a list of such, found [[1]]"),
+        ("rope_scaling", json!("linear"), "an object, found \"linear\""),
+        ("quantization_config", json!([]), "an object, found []"),
+    ] {
+        assert_eq!(message(json!({ key: value })), format!("{key} must be {wanted}"));
+    }
+    assert_eq!(message(json!({"rope_scaling": {"type": "linear", "factor": "2"}})), "rope_scaling.factor must be a number, found \"2\"");
+    let long = message(json!({ "hidden_size": "x".repeat(1000) }));
+    assert!(long.ends_with("xx…") && long.len() < 120, "{long}");
+    assert_eq!(DecoderConfig::parse("[1]").unwrap_err().to_string(), "invalid configuration: must be a JSON object, found [1]");
+
+    let encoder = |key: &str, value: Value| {
+        let mut config = json!({"model_type": "bert"});
+        config[key] = value;
+        EncoderConfig::parse(&config.to_string())
+    };
+    for (key, value) in [
+        ("layer_norm_eps", json!("1e-12")),
+        ("hidden_size", json!(32.0)),
+        ("pad_token_id", json!("0")),
+        ("id2label", json!(["a", "b"])),
+        ("is_decoder", json!("no")),
+        ("classifier_dropout", json!("0.1")),
+    ] {
+        let error = encoder(key, value).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("invalid configuration: {key} must be ")), "{error}");
+    }
+    assert_eq!(encoder("pad_token_id", json!(-1)).unwrap().pad_token_id, 0);
+    assert!(encoder("classifier_dropout", Value::Null).is_ok() && encoder("problem_type", Value::Null).is_ok());
 }

@@ -123,14 +123,14 @@ impl Reader<'_> {
         let file = self.file.path().into();
         let said = |shape: &[usize]| format!("{shape:?}");
         let Some(found) = found else {
-            let module = Key::parse(&key).filter(|key| matches!(key.part, Part::Adapter(_))).map(|key| format!("{PREFIX}{}.", key.module));
-            let beside = module.is_some_and(|module| self.file.keys().any(|other| other.starts_with(&module)));
+            let parsed = Key::parse(&key);
+            let beside = parsed.as_ref().is_some_and(|parsed| match parsed.part {
+                Part::Adapter(_) => self.file.keys().any(|other| other.starts_with(&format!("{PREFIX}{}.", parsed.module))),
+                _ => true,
+            });
             let (expected, found) = (said(expected), "nothing".to_owned());
             return match beside {
-                true => {
-                    let found = format!("nothing beside the other tensors of the module; {CONFIG_FILE} says that it is there");
-                    Error::Tensor { file, key, expected, found }
-                }
+                true => Error::Tensor { file, key, expected, found: format!("nothing, where {CONFIG_FILE} says that the adapter has it") },
                 false => Error::AdapterFile { file, key, expected, found },
             };
         };

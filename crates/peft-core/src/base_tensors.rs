@@ -59,7 +59,8 @@ pub(crate) fn settle<M: Module>(model: M, file: &Checkpoint, used: &HashSet<Stri
         return Err(error);
     }
     if !replace.changed.is_empty() {
-        tracing::warn!("{}: {} of the file take the place of the base's, as in HF PEFT", file.path().display(), replace.changed.join(", "));
+        let changed = replace.changed.join(", ");
+        tracing::warn!("{}: the base gets the values that the file has for {changed}, as in HF PEFT", file.path().display());
     }
     Ok(model)
 }

@@ -205,7 +205,10 @@ fn saved_parameters<'a>(all: &'a [Site], entries: &[String], from_file: bool) ->
         if !from_file {
             return Err(Error::NoTargetFound { patterns: vec![miss.entry], nearest: miss.nearest });
         }
-        tracing::warn!("{miss}");
+        // HF PEFT names both in the file of every classifier of texts.
+        if !matches!(entry.as_str(), "classifier" | "score") {
+            tracing::warn!("{miss}");
+        }
     }
     Ok(all.iter().filter(|site| entries.iter().any(|entry| is_inside(&site.module, entry))).collect())
 }

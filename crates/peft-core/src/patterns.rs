@@ -22,8 +22,7 @@ impl<T> Default for Patterns<T> {
 
 impl<T> Patterns<T> {
     /// Sets the value of an expression. One that is there already keeps its place, as in a dictionary of Python.
-    pub fn insert(&mut self, expression: impl Into<String>, value: T) {
-        let expression = expression.into();
+    pub fn insert(&mut self, expression: String, value: T) {
         match self.0.iter_mut().find(|(known, _)| *known == expression) {
             Some((_, place)) => *place = value,
             None => self.0.push((expression, value)),
@@ -90,7 +89,7 @@ fn compiled(expression: &str, setting: &str) -> Result<Expression> {
 impl<K: Into<String>, T> FromIterator<(K, T)> for Patterns<T> {
     fn from_iter<I: IntoIterator<Item = (K, T)>>(entries: I) -> Self {
         let mut patterns = Self::default();
-        entries.into_iter().for_each(|(expression, value)| patterns.insert(expression, value));
+        entries.into_iter().for_each(|(expression, value)| patterns.insert(expression.into(), value));
         patterns
     }
 }

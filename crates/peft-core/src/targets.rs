@@ -230,7 +230,8 @@ impl Targets {
     /// The weights that match, among those that `accepts` says the method can adapt.
     ///
     /// # Errors
-    /// [`Error::NoTargetFound`] with the nearest names if none matches; those of [`selection`](Self::selection).
+    /// [`Error::NoTargetFound`] with the nearest names if none matches; [`Error::InvalidConfig`] if those that match are all left out;
+    /// those of [`selection`](Self::selection).
     pub fn select<'a>(&self, sites: &'a [Site], accepts: impl Fn(&Site) -> bool) -> Result<Vec<&'a Site>> {
         let selection = self.selection()?;
         let candidates: Vec<&Site> = sites.iter().filter(|site| site.is_weight() && accepts(site)).collect();
@@ -241,6 +242,14 @@ impl Targets {
             }
         }
         if selected.is_empty() {
+            let mut named = 0;
+            for site in &candidates {
+                named += usize::from(selection.targets.matches(&site.module, site.is_linear())?);
+            }
+            if named > 0 {
+                let narrowed = "exclude_modules, layers_to_transform or layers_pattern leave out all of them";
+                return Err(Error::InvalidConfig(format!("target_modules matches {named} modules, but {narrowed}")));
+            }
             let patterns = self.target_modules.as_ref().map(|names| names.entries().to_vec()).unwrap_or_default();
             let nearest = nearest(&patterns, candidates.iter().map(|site| site.module.as_str()));
             return Err(Error::NoTargetFound { patterns, nearest });

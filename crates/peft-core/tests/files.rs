@@ -378,6 +378,82 @@ mod reading {
     }
 
     #[test]
+    fn what_is_no_number_is_named_by_every_reader_and_writer() {
+        let dir = dir();
+        let path = dir.path().join("bad.safetensors");
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let numbers = f32_bytes(&[1.0, bad, 2.0]);
+            let halves: Vec<u8> = [1.0, bad, 2.0].iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect();
+            let header =
+                r#"{"w":{"dtype":"F32","shape":[3],"data_offsets":[0,12]},"h":{"dtype":"F16","shape":[3],"data_offsets":[12,18]}}"#;
+            fs::write(&path, raw(header, &[numbers.clone(), halves].concat())).unwrap();
+            let checkpoint = Checkpoint::open_file(&path).unwrap();
+            for key in ["w", "h"] {
+                let wanted = format!("tensor `{key}`: not a finite number");
+                assert_eq!(message(checkpoint.f32s(key), &path), wanted);
+                assert_eq!(message(checkpoint.read_f32s(key, 0, &mut [0.0; 3]), &path), wanted);
+                assert_eq!(message(checkpoint.float(key, [3], Some(DType::F32), &host()), &path), wanted);
+                let copy = TensorSource::from_checkpoint(&checkpoint, key).unwrap();
+                assert_eq!(message(write_safetensors(&dir.path().join("copy"), [copy], &Metadata::new()), &path), wanted);
+            }
+            // What is not asked for is not looked at.
+            checkpoint.read_f32s("w", 2, &mut [0.0]).unwrap();
+            let error =
+                write_safetensors(&dir.path().join("new"), [source("w", Dtype::F32, &[3], &numbers)], &Metadata::new()).unwrap_err();
+            assert_eq!(error.to_string(), "tensor `w` for new, rounded to F32: not a finite number");
+        }
+        assert_eq!(names(dir.path()), ["bad.safetensors"], "nothing is written");
+    }
+
+    #[test]
+    fn what_rounding_makes_infinite_is_no_number_either() {
+        let dir = dir();
+        let path = dir.path().join("large.safetensors");
+        let (fits, large) = (f32_bytes(&[65519.0, -1.0]), f32_bytes(&[65520.0, -1.0]));
+        let tensors = [source("fits", Dtype::F32, &[2], &fits), source("large", Dtype::F32, &[2], &large)];
+        write_safetensors(&path, tensors, &Metadata::new()).unwrap();
+        let checkpoint = Checkpoint::open_file(&path).unwrap();
+        let read = |key: &str| checkpoint.float::<1>(key, [2], Some(DType::F16), &host());
+        if host().supports_dtype(DType::F16) {
+            assert_eq!(read("fits").unwrap().into_data_dtype(DType::F32), TensorData::from([65504.0f32, -1.0]));
+            let said = "tensor `large`, rounded to F16, whose largest number is 65504: not a finite number";
+            assert_eq!(message(read("large"), &path), said);
+        }
+        let tensor = checkpoint.float::<1>("large", [2], None, &host()).unwrap();
+        for (dtype, fails) in [(DType::F32, false), (DType::BF16, false), (DType::F16, true)] {
+            let sources = [TensorSource::from_tensor("large", tensor.clone(), dtype).unwrap()];
+            let written = write_checkpoint(dir.path(), sources, u64::MAX, &Metadata::new());
+            assert_eq!(written.is_err(), fails, "{dtype:?}");
+            if let Err(error) = written {
+                assert!(error.to_string().starts_with("tensor `large` for model.safetensors, rounded to F16"), "{error}");
+            }
+        }
+        assert_eq!(Checkpoint::open(dir.path()).unwrap().info("large").unwrap().dtype, Dtype::BF16, "the last that could be written");
+    }
+
+    #[test]
+    fn tensors_are_equal_by_their_numbers() {
+        let dir = dir();
+        let (a, b) = (f32_bytes(&[0.5, 0.0]), f32_bytes(&[0.5, -0.0]));
+        let half: Vec<u8> = [0.5f32, 0.0].iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect();
+        let other = f32_bytes(&[0.5, 1e-9]);
+        let tensors = [
+            source("a", Dtype::F32, &[2], &a),
+            source("zero", Dtype::F32, &[2], &b),
+            source("half", Dtype::BF16, &[2], &half),
+            source("other", Dtype::F32, &[2], &other),
+            source("column", Dtype::F32, &[2, 1], &a),
+            source("ids", Dtype::I64, &[1], &a),
+        ];
+        write_checkpoint(dir.path(), tensors, u64::MAX, &Metadata::new()).unwrap();
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        for (key, equal) in [("a", true), ("zero", true), ("half", true), ("other", false), ("column", false)] {
+            assert_eq!(checkpoint.are_equal("a", key).unwrap(), equal, "{key}");
+        }
+        assert!(checkpoint.are_equal("a", "ids").is_err() && checkpoint.are_equal("absent", "a").is_err());
+    }
+
+    #[test]
     fn a_missing_tensor_names_the_three_nearest() {
         let (_dir, checkpoint) = checkpoint();
         let message = message(checkpoint.float("model.w.f32", [2, 2], None, &host()), checkpoint.path());

@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 mod chat;
 #[path = "data/templates.rs"]
 mod templates;
+#[path = "data/tokenizers.rs"]
+mod tokenizers;
 
 /// A directory that goes away with the test.
 struct Dir(PathBuf);
@@ -55,7 +57,7 @@ const SPECIAL: [&str; 6] = ["<s>", "</s>", "<pad>", "<user>", "<assistant>", "<e
 
 /// A byte-level tokenizer: six special tokens, the 256 bytes, and the merges ` b` and ` bo`. Texts begin with `<s>`.
 fn byte_level() -> Value {
-    let mut alphabet: Vec<char> = tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect();
+    let mut alphabet: Vec<char> = ::tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect();
     alphabet.sort_unstable();
     let tokens = SPECIAL.iter().map(|s| s.to_string()).chain(alphabet.iter().map(char::to_string)).chain(["Ġb".into(), "Ġbo".into()]);
     let vocab: serde_json::Map<_, _> = tokens.enumerate().map(|(id, token)| (token, json!(id))).collect();
@@ -524,7 +526,7 @@ fn conversations_that_cannot_be_learned_are_named_with_the_reason() {
     assert_eq!(error, "data.jsonl:7: the chat template failed: only poems (line 1 of the template)");
     let error = fails(Some("{{ messages[0].name.first }}"), conversation());
     assert!(error.starts_with("data.jsonl:7: the chat template failed: `messages[0].name` is undefined"), "{error}");
-    let error = fails(Some("{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"), conversation());
+    let error = fails(Some("{% for m in messages[::-1] %}{{ m.content }}{% endfor %}"), conversation());
     assert!(error.starts_with("data.jsonl:7: the chat template does not show") && error.contains("--train-on-prompt"), "{error}");
     let error = fails(Some(CHAT), chat(&[("user", "a")]));
     assert!(error.starts_with("data.jsonl:7: `messages` holds no assistant message"), "{error}");

@@ -132,7 +132,7 @@ pub fn finetune_new(run: &Run, base: Local, out: &Path, show: &Show) -> Result<O
     let place = prepare(run, &base, None, out, false, false)?;
     match finetune(run, base, out, place, false, show, Arc::default())? {
         Ended::Trained(outcome) => Ok(*outcome),
-        Ended::Before(_) => unreachable!("a new directory holds no run"),
+        Ended::Before(_) => Err(Error::OutputExists(out.into())),
     }
 }
 
@@ -154,7 +154,7 @@ fn finetune(run: &Run, base: Local, out: &Path, place: RunDir, resume: bool, sho
     }
     let earlier = if resume { RunState::read(out)? } else { None };
     let goes_on = resume && earlier.as_ref().is_none_or(RunState::has_begun);
-    if goes_on && !place.is_new() {
+    if goes_on {
         check_unfinished(earlier.as_ref(), out)?;
         check_continues(run, &out.join(SETTINGS_FILE))?;
     }
@@ -241,7 +241,7 @@ impl Start<'_> {
     pub fn end(&self, outcome: Outcome, save: impl FnOnce(&Path) -> Result<()>) -> Result<Outcome> {
         let page = match outcome.report.interrupted {
             Some(_) => run_files::interrupted(self.out, &outcome)?,
-            None => self.state.finish(self.out, &outcome, save)?,
+            None => self.state.finish(self.place, self.out, &outcome, save)?,
         };
         Ok(Outcome { page: Some(page), ..outcome })
     }
@@ -341,16 +341,17 @@ const FILES: [&str; 12] = [
     CONFIG_FILE,
     TENSOR_FILE,
     LABELS_FILE,
-    "finished/",
     "checkpoints/",
+    "finished/",
 ];
 
 /// The output directory: refused with content, unless it may be written over or continued, and where it would harm an input.
 fn prepare(run: &Run, base: &Local, config: Option<&Path>, out: &Path, overwrite: bool, resume: bool) -> Result<RunDir> {
     let inputs = Inputs::none().and("the model", &base.dir).and_maybe("the data", run.data.as_ref());
     let inputs = inputs.and_maybe("the evaluation data", run.eval.as_ref());
-    // A run that goes on may be given the settings that it has written.
-    let config = config.filter(|file| !(resume && file.parent() == Some(out)));
+    // A run may be given the settings that it, or the run that it replaces, has written: it writes them again.
+    let own = |file: &&Path| file.parent() == Some(out) && (resume || file.file_name() == Some(SETTINGS_FILE.as_ref()));
+    let config = config.filter(|file| !own(file));
     RunDir::open(out, overwrite || resume, &PREPARATION, &inputs.and_maybe("the settings", config))
 }
 

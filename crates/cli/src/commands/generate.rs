@@ -3,7 +3,7 @@
 use crate::loading::{ModelArgs, Text};
 use crate::output;
 use clap::Args;
-use peft_core::{Error, Result};
+use peft_core::{Error, LanguageModel, Result};
 use peft_models::CausalLm;
 use peft_train::data::Message;
 use peft_train::generate::{GenerateConfig, generate, generate_batch};
@@ -58,9 +58,10 @@ struct Report {
 impl Generate {
     pub fn run(mut self, json: bool) -> Result<()> {
         self.model.resolve()?;
-        let text = Text::load(&self.model.model)?;
-        let prompts = self.prompt.iter().map(|prompt| self.prompt_tokens(&text, prompt)).collect::<Result<Vec<_>>>()?;
+        let text = Text::of(&self.model)?;
         let model = self.model.load()?;
+        let text = text.with_rows(model.vocab_size());
+        let prompts = self.prompt.iter().map(|prompt| self.prompt_tokens(&text, prompt)).collect::<Result<Vec<_>>>()?;
         let config = GenerateConfig {
             max_new_tokens: self.max_new_tokens,
             temperature: self.temperature,
@@ -88,12 +89,12 @@ impl Generate {
 
     fn prompt_tokens(&self, text: &Text, prompt: &str) -> Result<Vec<u32>> {
         if !self.chat {
-            return text.tokenizer.encode(prompt, true);
+            return text.tokenizer.encode_prompt(prompt, true);
         }
         let template = text.template.as_ref();
         let template =
             template.ok_or_else(|| Error::file(&self.model.model, "--chat needs a chat template, and the checkpoint has none"))?;
-        text.tokenizer.encode(&template.render(&[Message::new("user", prompt)], true)?, false)
+        text.tokenizer.encode_prompt(&template.render(&[Message::new("user", prompt)], true)?, false)
     }
 }
 

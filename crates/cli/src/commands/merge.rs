@@ -172,7 +172,7 @@ impl Merge {
         let recipe = self.search.inputs(Inputs::none().and("the recipe", &self.recipe));
         names.into_iter().try_fold(recipe, |all, name| {
             let place = directory(name, &Parts::default())?;
-            let all = all.and(format!("{name}, a model of the recipe"), place.model);
+            let all = all.and_named("a model of the recipe", &name.model, place.model);
             Ok(all.and_maybe(format!("the adapter of {name}"), place.adapter))
         })
     }

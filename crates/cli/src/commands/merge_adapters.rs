@@ -101,7 +101,7 @@ impl MergeAdapters {
             return output::print(json, &outcome, outcome.planned());
         }
         let adapters =
-            merge.adapters.iter().fold(Inputs::none(), |all, adapter| all.and(format!("the adapter {}", adapter.name), &adapter.path));
+            merge.adapters.iter().fold(Inputs::none(), |all, adapter| all.and_named("one of the adapters", &adapter.name, &adapter.path));
         let out = OutputDir::create(&self.out, self.overwrite, &adapters)?;
         self.note_slow(&merge);
         let bar = output::bar(merge.modules.len(), "merging");

@@ -35,12 +35,14 @@ impl Config {
         if let Some(name) = settings.init_lora_weights.as_str() {
             let reason = match start(name) {
                 StartOf::Plain => None,
-                StartOf::Pissa | StartOf::Olora => Some("the base was changed too, so that the matrices are not the change"),
-                StartOf::Lost(reason) => Some(reason),
-                StartOf::Unknown => Some("HF PEFT 0.21 has no such start"),
+                StartOf::Pissa | StartOf::Olora => Some(format!(
+                    "the base was changed too, so that the matrices are not the change; {WAY_OUT}, or convert the adapter to a plain LoRA first"
+                )),
+                StartOf::Lost(reason) => Some(format!("{reason}; convert the adapter to a plain LoRA first")),
+                StartOf::Unknown => Some("HF PEFT 0.21 has no such start".into()),
             };
             if let Some(reason) = reason {
-                return Err(wrong(format!("init_lora_weights is `{name}`: {reason}; convert the adapter to a plain LoRA first")));
+                return Err(wrong(format!("init_lora_weights is `{name}`: {reason}")));
             }
         }
         if settings.targets.target_modules.is_none() {

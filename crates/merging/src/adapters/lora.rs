@@ -47,8 +47,6 @@ pub(crate) struct Whole {
     pub key: String,
     /// The base's key.
     pub replaces: String,
-    /// The module that it belongs to.
-    pub module: String,
 }
 
 /// The numbers of a module's matrices, row-major.
@@ -106,7 +104,7 @@ impl Lora {
         let mut whole = Vec::new();
         for (key, module, field, adapted) in base {
             match adapted == sites.contains_key(&module) {
-                true => whole.push(Whole { key: key.into(), replaces: format!("{module}.{field}"), module }),
+                true => whole.push(Whole { key: key.into(), replaces: format!("{module}.{field}") }),
                 false => left_out.add(&module),
             }
         }

@@ -108,8 +108,11 @@ impl<M: Module> Like<'_, M> {
                     tensors.push(TensorSource::from_checkpoint(&checkpoint, key)?);
                 }
                 if let Some(head) = self.untied_head(&checkpoint).filter(|_| json["tie_word_embeddings"] != false) {
-                    if !checkpoint.contains(head) {
-                        tensors.push(TensorSource { name: head.into(), ..TensorSource::from_checkpoint(&checkpoint, &embedding)? });
+                    for (name, from) in [("decoder.weight", embedding.clone()), ("decoder.bias", format!("{head}bias"))] {
+                        let name = format!("{head}{name}");
+                        if !checkpoint.contains(&name) && checkpoint.contains(&from) {
+                            tensors.push(TensorSource { name, ..TensorSource::from_checkpoint(&checkpoint, &from)? });
+                        }
                     }
                     json["tie_word_embeddings"] = false.into();
                 }
@@ -129,12 +132,12 @@ impl<M: Module> Like<'_, M> {
         self.head.is_empty() || (json["architectures"][0] == name && base.labels == self.config.labels)
     }
 
-    /// The head over the vocabulary that shares the embedding's weight, which an adapter has changed: the head stays as it was.
+    /// What stands before the names of a head over the vocabulary that shares the embedding's weight, if an adapter has changed that: the
+    /// head stays as it was.
     fn untied_head(&self, checkpoint: &Checkpoint) -> Option<&'static str> {
         let mut changed = false;
         visit_slots(self.model, |path, slot| changed |= path.ends_with(EMBEDDING) && slot.is_merged());
-        let heads = [("cls.predictions.", "cls.predictions.decoder.weight"), ("lm_head.", "lm_head.decoder.weight")];
-        let head = heads.iter().find(|(prefix, _)| checkpoint.keys().any(|key| key.starts_with(prefix)));
-        head.filter(|_| changed).map(|(_, head)| *head)
+        let head = ["cls.predictions.", "lm_head."].into_iter().find(|head| checkpoint.keys().any(|key| key.starts_with(head)));
+        head.filter(|_| changed)
     }
 }

@@ -1,7 +1,8 @@
 //! Faults that tests ask for: the n-th change of the file system fails, or the process dies there.
 //!
-//! `PEFT_FAULT=fail:N` lets the N-th change fail, `full:N` also every later one but removals, as on a full disk, and `kill:N` ends the
-//! process in place of it, in the middle of a file that is being written. Without the variable a change costs one look at a flag.
+//! `PEFT_FAULT=fail:N` lets the N-th change fail, `full:N` also every later one but removals, as on a full disk, `kill:N` ends the process in
+//! place of it, in the middle of a file that is being written, and `stop:N` halts it before the change until it gets SIGCONT. Without the
+//! variable a change costs one look at a flag.
 
 use std::io;
 use std::path::Path;
@@ -22,6 +23,7 @@ enum Kind {
     Fail,
     Full,
     Kill,
+    Stop,
 }
 
 struct Fault {
@@ -41,16 +43,21 @@ pub(super) fn pass_with(what: &str, path: &Path, change: Change, half: impl FnOn
     let Some(fault) = FAULT.get_or_init(|| Fault::parse(&std::env::var("PEFT_FAULT").ok()?)) else { return Ok(()) };
     let number = fault.count.fetch_add(1, Ordering::SeqCst) + 1;
     let hit = match fault.kind {
-        Kind::Fail | Kind::Kill => number == fault.at,
+        Kind::Fail | Kind::Kill | Kind::Stop => number == fault.at,
         Kind::Full => number >= fault.at && change == Change::Make,
     };
     if !hit {
         return Ok(());
     }
-    half();
     eprintln!("PEFT_FAULT: change {number}, {what} {}", path.display());
+    if fault.kind == Kind::Stop {
+        signal_self(Kind::Stop);
+        return Ok(());
+    }
+    half();
     if fault.kind == Kind::Kill {
-        die();
+        signal_self(Kind::Kill);
+        std::process::abort();
     }
     Err(full())
 }
@@ -62,20 +69,23 @@ impl Fault {
             "fail" => Kind::Fail,
             "full" => Kind::Full,
             "kill" => Kind::Kill,
+            "stop" => Kind::Stop,
             _ => return None,
         };
         Some(Self { kind, at: at.parse().ok()?, count: AtomicU64::new(0) })
     }
 }
 
-/// As `kill -9` does it: nothing is cleaned up.
-fn die() -> ! {
+/// As `kill` does it: nothing is cleaned up.
+fn signal_self(fault: Kind) {
     #[cfg(unix)]
-    // SAFETY: a signal to the own process touches no memory.
-    unsafe {
-        libc::kill(libc::getpid(), libc::SIGKILL);
+    {
+        let signal = if fault == Kind::Stop { libc::SIGSTOP } else { libc::SIGKILL };
+        // SAFETY: a signal to the own process touches no memory.
+        unsafe { libc::kill(libc::getpid(), signal) };
     }
-    std::process::abort()
+    #[cfg(not(unix))]
+    let _ = fault;
 }
 
 fn full() -> io::Error {

@@ -48,19 +48,18 @@ mod tests {
 
     #[test]
     fn one_number_among_many_is_found_wherever_it_stands() {
-        let mut numbers = vec![-65504.0; 3 * STRETCH / 4 + 5];
+        // More than one stretch in f32.
+        let mut numbers = vec![-65504.0; STRETCH / 4 + 5];
         for dtype in FLOATS {
             assert!(all_finite(dtype, &float_bytes(&numbers, dtype).unwrap()), "{dtype}");
         }
-        for place in [0, STRETCH / 2, numbers.len() - 1] {
-            for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-                let good = std::mem::replace(&mut numbers[place], bad);
-                assert!(!are_finite(&numbers));
-                for dtype in FLOATS {
-                    assert!(!all_finite(dtype, &float_bytes(&numbers, dtype).unwrap()), "{bad} at {place} in {dtype}");
-                }
-                numbers[place] = good;
+        for (place, bad) in [(0, f32::NAN), (1000, f32::NEG_INFINITY), (numbers.len() - 1, f32::INFINITY)] {
+            let good = std::mem::replace(&mut numbers[place], bad);
+            assert!(!are_finite(&numbers));
+            for dtype in FLOATS {
+                assert!(!all_finite(dtype, &float_bytes(&numbers, dtype).unwrap()), "{bad} at {place} in {dtype}");
             }
+            numbers[place] = good;
         }
     }
 

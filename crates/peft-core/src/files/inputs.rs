@@ -39,6 +39,13 @@ impl Inputs {
         self
     }
 
+    /// These, and `path`, which the command line or a recipe calls `name`: a path, or a hub id.
+    #[must_use]
+    pub fn and_named(self, what: &str, name: &str, path: impl AsRef<Path>) -> Self {
+        let is_path = Path::new(name) == path.as_ref();
+        self.and(if is_path { what.into() } else { format!("{what} ({name})") }, path)
+    }
+
     /// These, and `path` if there is one.
     #[must_use]
     pub fn and_maybe(self, what: impl Into<String>, path: Option<impl AsRef<Path>>) -> Self {
@@ -56,11 +63,12 @@ impl Inputs {
         let target = follow(out)?;
         for input in &self.0 {
             for (index, place) in input.places()?.iter().enumerate() {
+                let holds = |outer: &Path, inner: &Path| inner.ancestors().skip(1).any(|above| is_same(above, outer));
                 let conflict = match () {
-                    () if target == *place => Conflict::Same,
-                    () if place.starts_with(&target) => Conflict::InputInside,
+                    () if is_same(&target, place) => Conflict::Same,
+                    () if holds(&target, place) => Conflict::InputInside,
                     // A link in an input may lead to a directory that holds much else.
-                    () if index == 0 && target.starts_with(place) => Conflict::OutputInside,
+                    () if index == 0 && holds(place, &target) => Conflict::OutputInside,
                     () => continue,
                 };
                 return Err(input.refusal(out, &conflict));
@@ -92,6 +100,19 @@ impl Inputs {
         }
         Ok(())
     }
+}
+
+/// Whether two paths without links name the same: a directory can be mounted at two places, and be written in two cases.
+#[cfg(unix)]
+fn is_same(a: &Path, b: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let place = |path: &Path| fs::symlink_metadata(path).ok().filter(fs::Metadata::is_dir).map(|metadata| (metadata.dev(), metadata.ino()));
+    a == b || place(a).is_some_and(|a| place(b) == Some(a))
+}
+
+#[cfg(not(unix))]
+fn is_same(a: &Path, b: &Path) -> bool {
+    a == b
 }
 
 impl Input {

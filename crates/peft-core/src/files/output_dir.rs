@@ -94,16 +94,23 @@ impl OutputDir {
     /// Puts the directory into its place and returns that.
     ///
     /// # Errors
-    /// [`Error::File`]; the files are then kept under another name, which the error gives, and a directory that was to be replaced is where
-    /// it was.
+    /// [`Error::File`]; a directory that was to be replaced is then where it was. The files of an output, which [`create`](Self::create) has
+    /// prepared, are kept under another name, which the error gives.
     pub fn commit(self) -> Result<PathBuf> {
         let Self { target, partial, overwrite, lock } = self;
         let placed = place(partial.path(), &target, overwrite, lock.is_some());
-        // Either it has moved, or it holds results that may have taken days.
-        let kept = partial.keep();
-        match placed {
-            Ok(()) => Ok(target),
-            Err(reason) => Err(Error::file(&target, format!("{reason}; the complete files are in {}", keep(kept).display()))),
+        match (placed, lock) {
+            (Ok(()), _) => {
+                // It has moved.
+                let _ = partial.keep();
+                Ok(target)
+            }
+            // They may have taken days.
+            (Err(reason), Some(_)) if partial.path().exists() => {
+                Err(Error::file(&target, format!("{reason}; the complete files are in {}", keep(partial.keep()).display())))
+            }
+            // What is inside an output can be made again from what else is there.
+            (Err(reason), _) => Err(Error::file(&target, reason)),
         }
     }
 }

@@ -58,11 +58,6 @@ impl RunDir {
         Ok(Self { dir, preparation, foreign, is_new, is_given, is_finished: false, _lock: lock })
     }
 
-    /// Whether nothing is there that a run has learned.
-    pub fn is_new(&self) -> bool {
-        self.is_new
-    }
-
     /// Makes the directory. `files` are those that the run may write, so that they are known as its own if it is cut; `NAME/` stands for all
     /// files in a directory.
     ///

@@ -109,6 +109,7 @@ impl AdapterConfig {
 pub fn check_settings(kind: Kind, settings: &Map<String, Value>) -> Result<(), String> {
     for (name, value) in settings.iter().filter(|(_, value)| is_set(value)) {
         match fields(kind).find(|(known, _)| known == name) {
+            Some((_, Fate::Refused(_))) if name == "ensure_weight_tying" && !names_vocabulary(settings) => {}
             Some((_, Fate::Refused(reason))) => return Err(format!("`{name}` is not supported: {reason}")),
             Some(_) => {}
             // A note of whoever made the file.
@@ -126,6 +127,20 @@ pub fn check_settings(kind: Kind, settings: &Map<String, Value>) -> Result<(), S
         }
     }
     Ok(())
+}
+
+/// Whether the settings may name an embedding or a head among the modules that are trained.
+fn names_vocabulary(settings: &Map<String, Value>) -> bool {
+    let is_vocabulary = |name: &Value| {
+        let name = name.as_str().unwrap_or_default();
+        matches!(name.rsplit('.').next(), Some("embed_tokens" | "lm_head" | "word_embeddings" | "wte"))
+    };
+    let named = |setting: &str| match settings.get(setting) {
+        Some(Value::Array(names)) => names.iter().any(is_vocabulary),
+        Some(Value::String(expression)) => !expression.eq_ignore_ascii_case("all-linear"),
+        _ => false,
+    };
+    !settings.contains_key("target_modules") || named("target_modules") || named("modules_to_save")
 }
 
 /// Whether a value says more than that there is nothing.
@@ -216,10 +231,13 @@ mod tests {
         for more in [
             json!({ "use_hyperlora": null, "x": [], "y": false, "z": {}, "_note": "made on a Monday" }),
             json!({ "eva_config": { "rho": 2.0 }, "corda_config": { "a": 1 }, "qalora_group_size": 16, "megatron_core": "megatron.core" }),
+            json!({ "ensure_weight_tying": true }),
             json!({ "use_qalora": false, "layer_replication": null, "trainable_token_indices": [] }),
         ] {
             assert_eq!(read(more.clone()).unwrap().value["r"], 4, "{more}");
         }
+        let tied = json!({ "ensure_weight_tying": true, "modules_to_save": ["lm_head"] });
+        assert!(refused(tied).contains("`ensure_weight_tying` is not supported"));
         let vera = json!({ "peft_type": "VERA", "bias": "vera_only" });
         assert!(AdapterConfig::new(vera, Path::new("x")).unwrap_err().to_string().contains("`bias` is not supported"));
     }

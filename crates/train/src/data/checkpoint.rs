@@ -6,20 +6,24 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The named tokens that `tokenizer_config.json` and chat templates know.
-const NAMES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+pub(super) const NAMES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 /// The named special tokens of a checkpoint, as text: `bos_token`, `eos_token`, `pad_token` and so on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SpecialTokens(BTreeMap<String, String>);
 
 impl SpecialTokens {
-    /// Read them from `tokenizer_config.json`; what it leaves open is filled from `special_tokens_map.json`.
+    /// Read them from `tokenizer_config.json` and `special_tokens_map.json`. Where they contradict each other, the second one counts,
+    /// unless the first one has an `added_tokens_decoder`: so does transformers.
     ///
     /// Both files are optional. A token is a string or an object with `content`. Fails if a file is not JSON.
     pub fn load(dir: impl AsRef<Path>) -> Result<Self> {
         let mut tokens = Self::default();
-        for name in ["tokenizer_config.json", "special_tokens_map.json"] {
-            let Some(json) = read_json(&dir.as_ref().join(name))? else { continue };
+        let settings = read_json(&dir.as_ref().join("tokenizer_config.json"))?;
+        let older = read_json(&dir.as_ref().join("special_tokens_map.json"))?;
+        let decided = settings.as_ref().is_some_and(|settings| settings.get("added_tokens_decoder").is_some());
+        let files = if decided { [settings, older] } else { [older, settings] };
+        for json in files.into_iter().flatten() {
             for key in NAMES {
                 if let Some(text) = json.get(key).and_then(token_text) {
                     tokens.0.entry(key.into()).or_insert_with(|| text.into());

@@ -54,7 +54,7 @@ impl ChatTemplate {
             let Some(changed) = form(from, rendered.as_deref().ok()) else { continue };
             let other = render(&changed);
             match (&rendered, &other) {
-                (Ok(now), Ok(text)) if merit(&changed, text) <= merit(&messages, now) => {}
+                (Ok(now), Ok(text)) if !is_better((&changed, text), (&messages, now)) => {}
                 (Ok(_), Err(_)) => {}
                 // What fails in one form may succeed in two.
                 (Err(_), Err(_)) => attempt = changed,
@@ -68,7 +68,7 @@ impl ChatTemplate {
 /// The messages in another form, given what they are rendered to now; none if it would be the same.
 type Form = fn(&[Message], Option<&str>) -> Option<Vec<Message>>;
 
-const FORMS: [Form; 5] = [empty_for_null, object_for_json, json_for_object, text_for_parts, parts_for_text];
+const FORMS: [Form; 5] = [json_for_object, empty_for_null, object_for_json, text_for_parts, parts_for_text];
 
 fn changed(messages: &[Message], change: impl Fn(&mut Message) -> bool) -> Option<Vec<Message>> {
     let mut messages = messages.to_vec();
@@ -152,11 +152,15 @@ fn edit_arguments(message: &mut Message, edit: impl Fn(&Value) -> Option<Value>)
     arguments.filter_map(|place| edit(place).map(|value| *place = value)).count() > 0
 }
 
-/// How well a text shows the messages: what it shows of them, then how little it shows of Python.
-fn merit(messages: &[Message], text: &str) -> (usize, std::cmp::Reverse<usize>) {
-    let shown = |message: &Message| texts(message).into_iter().filter(|said| is_shown(text, said)).count();
-    let python = ["None", "'type': 'text'", "\"type\": \"text\"", "\\\"", "\"{}\""];
-    (messages.iter().map(shown).sum(), std::cmp::Reverse(python.iter().map(|sign| text.matches(sign).count()).sum()))
+/// Whether a text shows its messages better than another does: more of what they say and no more of Python, or as much and less of it.
+fn is_better(new: (&[Message], &str), old: (&[Message], &str)) -> bool {
+    let shown = |(messages, text): (&[Message], &str)| messages.iter().flat_map(texts).filter(|said| is_shown(text, said)).count();
+    let python = |(_, text): (&[Message], &str)| {
+        let signs = ["None", "null", "'type': 'text'", "\"type\": \"text\"", "\\\"", "\"{}\""];
+        signs.iter().map(|sign| text.matches(sign).count()).sum::<usize>()
+    };
+    let (more, less) = (shown(new).cmp(&shown(old)), python(old).cmp(&python(new)));
+    less.is_ge() && more.then(less).is_gt()
 }
 
 /// What a message says, piece by piece: its contents and what its tool calls hold.

@@ -208,7 +208,7 @@ impl<'a> Encoder<'a> {
         let pieces = self.tokenizer.pieces(&row.text, false)?;
         let mut counted = vec![everything; pieces.len()];
         for turn in &row.turns {
-            mark(turn, &pieces, &mut counted, |id| self.tokenizer.is_special(id));
+            mark(turn, &pieces, &mut counted, self.tokenizer);
         }
         Ok(Made { lacks: row.lacks, ..self.fit(Encoded::new(&pieces, |i, _| counted[i])) })
     }
@@ -298,14 +298,21 @@ fn text_end(pieces: &[Piece]) -> usize {
     pieces.iter().rposition(|p| !p.added).map_or(pieces.len(), |last| last + 1)
 }
 
-/// Mark the tokens of a turn: all that reach into its text, and those that close it, through the last special one.
-fn mark(turn: &Turn, pieces: &[Piece], counted: &mut [bool], is_special: impl Fn(u32) -> bool) {
+/// Mark the tokens of a turn: all that reach into its text, and those that close it, through the last special one, or through the first
+/// that ends a text if more than the turn's own could follow.
+fn mark(turn: &Turn, pieces: &[Piece], counted: &mut [bool], tokenizer: &TextTokenizer) {
     // Tokenizers that trim spaces from the places of tokens report a token of spaces as empty, at its end.
     let spoken = |p: &Piece| p.end > turn.start && (p.start < turn.content_end || p.end <= turn.content_end);
     let closing = |p: &Piece| p.end > turn.content_end && p.end <= turn.limit;
     let given = |p: &Piece| turn.holes.iter().any(|(start, end)| p.start < *end && p.end > *start);
-    let last_special = pieces.iter().rposition(|p| closing(p) && is_special(p.id)).unwrap_or(pieces.len());
+    let ends = |p: &Piece| closing(p) && tokenizer.eos_ids().contains(&p.id);
+    let special = |p: &Piece| closing(p) && tokenizer.is_special(p.id);
+    let last = match turn.opens_next {
+        true => pieces.iter().position(ends).or_else(|| pieces.iter().position(special)),
+        false => pieces.iter().rposition(special),
+    };
+    let last = last.unwrap_or(pieces.len());
     for (i, piece) in pieces.iter().enumerate() {
-        counted[i] |= (spoken(piece) && !given(piece)) || (closing(piece) && i <= last_special);
+        counted[i] |= (spoken(piece) && !given(piece)) || (closing(piece) && i <= last);
     }
 }

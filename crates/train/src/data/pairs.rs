@@ -30,6 +30,7 @@ impl TextTokenizer {
                 "max_length = {max_tokens} leaves no room for a text beside {special} special tokens"
             )));
         }
+        [Some(text), pair].into_iter().flatten().try_for_each(|text| self.check_length(text))?;
         let plain = |text: &str| guarded(|| self.tokenizer.encode_fast(text, false)).map_err(|e| self.error(e));
         let first = plain(text)?;
         let second = pair.map(plain).transpose()?.map(|mut second| {
@@ -42,6 +43,7 @@ impl TextTokenizer {
         let (first, second) = truncate_encodings(first, second, &params).map_err(|e| self.error(e.to_string()))?;
         let truncated = length(&first, &second) < whole;
         let encoding = guarded(|| self.tokenizer.post_process(first, second, true)).map_err(|e| self.error(e))?;
+        self.check(encoding.get_ids())?;
         Ok(Tokens { ids: encoding.get_ids().to_vec(), type_ids: encoding.get_type_ids().to_vec(), truncated })
     }
 }

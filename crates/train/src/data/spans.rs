@@ -11,7 +11,7 @@ use super::jsonl::Message;
 use super::messages::SAYINGS;
 use super::template::{ChatTemplate, Variables};
 use serde_json::Value;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 /// A part of a text that a message says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,8 +82,10 @@ impl Spans {
                 (None, count) => open.extend([chosen[count / 2..].to_vec(), chosen[..count / 2].to_vec()]),
             }
         }
-        let shown: HashSet<usize> = found.0.iter().map(|(_, _, piece)| *piece).collect();
-        let is_hidden = |piece: &usize| pieces[*piece].counts && !shown.contains(piece) && !is_shown(text, &pieces[*piece].text);
+        let mut shown: HashMap<usize, usize> = HashMap::new();
+        found.0.iter().for_each(|(start, end, piece)| *shown.entry(*piece).or_default() += text[*start..*end].chars().count());
+        let lacks = |piece: usize| shown.get(&piece).is_none_or(|shown| *shown < words.replaced(&pieces[piece].text));
+        let is_hidden = |piece: &usize| pieces[*piece].counts && lacks(*piece) && !is_shown(text, &pieces[*piece].text);
         let hidden = all.into_iter().filter(is_hidden).map(|piece| (pieces[piece].message, pieces[piece].text.clone())).collect();
         let spans = found.spans(text, &pieces, &words);
         let mut of_message = HashMap::new();
@@ -199,6 +201,12 @@ impl Words {
             said.char_indices().for_each(|(at, c)| kept[at..at + c.len_utf8()].fill(stays(c)));
         }
         kept
+    }
+
+    /// How many characters of `said` are replaced.
+    fn replaced(&self, said: &str) -> usize {
+        let kept = self.kept(said);
+        said.char_indices().filter(|(at, _)| !kept[*at]).count()
     }
 
     fn marked(&self, said: &str, letter: char) -> String {

@@ -1,7 +1,9 @@
 //! Text to token ids and back, with the checkpoint's own tokenizer.
 
 use super::checkpoint::{SpecialTokens, read_json, token_ids};
-use super::wordpiece;
+use super::declared::Declared;
+use super::sources::Sources;
+use super::{limits, wordpiece};
 use peft_core::{Error, Result};
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,12 +15,25 @@ use tokenizers::Tokenizer;
 pub struct TextTokenizer {
     pub(super) tokenizer: Tokenizer,
     file: PathBuf,
+    /// As the files name them.
+    named: Named,
+    /// Those of them that the model's embedding has.
+    usable: Named,
+    special: HashSet<u32>,
+    vocab_size: usize,
+    /// How many tokens the model's embedding has, where that is known.
+    rows: Option<usize>,
+    /// How many times longer a text may become on its way to tokens.
+    growth: u64,
+}
+
+/// Special tokens by their roles.
+#[derive(Debug, Clone, Default)]
+struct Named {
     bos: Option<u32>,
     /// The tokenizer's own end-of-sequence token first.
     eos: Vec<u32>,
     pad: Option<u32>,
-    special: HashSet<u32>,
-    vocab_size: usize,
 }
 
 /// A token and the bytes of the text that it stands for.
@@ -34,38 +49,43 @@ pub(super) struct Piece {
 impl TextTokenizer {
     /// Read `tokenizer.json` of a checkpoint directory, or, where there is none, BERT's `vocab.txt`.
     ///
-    /// The ids of special tokens come from `tokenizer_config.json`, `special_tokens_map.json`, `generation_config.json` and
-    /// `config.json`, each optional. Truncation and padding that the file asks for are switched off: data decide about both.
+    /// Tokens that are declared in `tokenizer_config.json`, `special_tokens_map.json` or `added_tokens.json` alone are added as
+    /// transformers adds them. The ids of special tokens come from there, `generation_config.json` and `config.json`, each optional.
+    /// Truncation and padding that the file asks for are switched off: data decide about both.
     pub fn load(dir: impl AsRef<Path>) -> Result<Self> {
-        let dir = dir.as_ref();
+        Self::load_from(&Sources::of(dir.as_ref(), None))
+    }
+
+    /// The tokenizer of an adapter: its own files where it has some, those of the base otherwise.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_adapted(base: &Path, adapter: Option<&Path>) -> Result<Self> {
+        Self::load_from(&Sources::of(base, adapter))
+    }
+
+    fn load_from(sources: &Sources) -> Result<Self> {
+        let dir = sources.vocabulary;
         let file = dir.join("tokenizer.json");
-        let bytes = match std::fs::read(&file) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Self::load_vocabulary(dir, &file),
+        let ((mut tokenizer, growth), file) = match std::fs::read(&file) {
+            Ok(bytes) => (limits::tokenizer(&bytes).map_err(|reason| Error::file(&file, format!("not a tokenizer: {reason}")))?, file),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                let vocabulary = dir.join(wordpiece::VOCABULARY);
+                match vocabulary.exists() {
+                    true => ((wordpiece::load(dir)?, 1), vocabulary),
+                    false => return Err(Error::file(file, missing(dir))),
+                }
+            }
             Err(e) => return Err(Error::io(&file, e)),
         };
-        let tokenizer = guarded(|| {
-            let mut tokenizer = Tokenizer::from_bytes(bytes)?;
-            tokenizer.with_truncation(None)?;
-            tokenizer.with_padding(None);
-            Ok(tokenizer)
-        });
-        let tokenizer = tokenizer.map_err(|reason| Error::file(&file, format!("not a tokenizer: {reason}")))?;
-        Self::with_special_tokens(tokenizer, dir, file)
+        Declared::read(sources.settings)?.add_to(&mut tokenizer);
+        Ok(Self { growth, ..Self::with_special_tokens(tokenizer, sources, file)? })
     }
 
-    fn load_vocabulary(dir: &Path, absent: &Path) -> Result<Self> {
-        let vocabulary = dir.join(wordpiece::VOCABULARY);
-        match vocabulary.exists() {
-            true => Self::with_special_tokens(wordpiece::load(dir)?, dir, vocabulary),
-            false => Err(Error::file(absent, missing(dir))),
-        }
-    }
-
-    fn with_special_tokens(tokenizer: Tokenizer, dir: &Path, file: PathBuf) -> Result<Self> {
-        let names = SpecialTokens::load(dir)?;
-        let generation = read_json(&dir.join("generation_config.json"))?.unwrap_or_default();
-        let model = read_json(&dir.join("config.json"))?.unwrap_or_default();
+    fn with_special_tokens(tokenizer: Tokenizer, sources: &Sources, file: PathBuf) -> Result<Self> {
+        let names = SpecialTokens::load(sources.settings)?;
+        let generation = read_json(&sources.model.join("generation_config.json"))?.unwrap_or_default();
+        let model = read_json(&sources.model.join("config.json"))?.unwrap_or_default();
         let ids = |name: &str| {
             let mut ids: Vec<u32> = names.get(name).and_then(|text| known(&tokenizer, name, text)).into_iter().collect();
             let key = format!("{name}_id");
@@ -83,19 +103,83 @@ impl TextTokenizer {
         let added = tokenizer.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).chain(eos.iter().copied()).collect();
         let vocab_size = tokenizer.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
-        Ok(Self { tokenizer, file, bos, eos, pad, special, vocab_size })
+        let rows =
+            [&model["vocab_size"], &model["text_config"]["vocab_size"]].into_iter().find_map(|size| usize::try_from(size.as_u64()?).ok());
+        let named = Named { bos, eos, pad };
+        let loaded = Self { tokenizer, file, usable: named.clone(), named, special, vocab_size, rows: None, growth: 1 };
+        Ok(match rows {
+            Some(rows) => loaded.with_rows(rows),
+            None => loaded,
+        })
+    }
+
+    /// For a model whose embedding has so many tokens, if those are not what `config.json` says: an adapter may bring others.
+    pub fn with_rows(self, rows: usize) -> Self {
+        let has = |id: &u32| (*id as usize) < rows;
+        let usable = Named {
+            bos: self.named.bos.filter(has),
+            eos: self.named.eos.iter().copied().filter(has).collect(),
+            pad: self.named.pad.filter(has),
+        };
+        if usable.eos.is_empty()
+            && let Some(id) = self.named.eos.first()
+        {
+            tracing::warn!("the eos_token has id {id}, and the model's embedding has {rows} tokens; ignored");
+        }
+        Self { rows: Some(rows), usable, ..self }
+    }
+
+    /// An error for a text that would take gigabytes on its way to tokens. What published tokenizers do to texts is below the factor.
+    pub(super) fn check_length(&self, text: &str) -> Result<()> {
+        const USUAL: u64 = 128;
+        const MOST: u64 = 1 << 30;
+        match self.growth > USUAL && self.growth.saturating_mul(text.len() as u64) > MOST {
+            true => Err(self.error(format!("a text of {} bytes could become {} times longer", text.len(), self.growth))),
+            false => Ok(()),
+        }
+    }
+
+    /// An error for tokens that the model's embedding does not have.
+    pub(super) fn check(&self, ids: &[u32]) -> Result<()> {
+        let Some(rows) = self.rows else { return Ok(()) };
+        let Some(id) = ids.iter().find(|id| **id as usize >= rows) else { return Ok(()) };
+        let token = self.tokenizer.id_to_token(*id).unwrap_or_default();
+        Err(Error::file(
+            &self.file,
+            format!(
+                "gives the token `{token}` the id {id}, and the model's embedding has {rows} tokens, 0 to {}: use the tokenizer that belongs to the \
+                 model, or a model whose embedding was enlarged with transformers' `resize_token_embeddings`",
+                rows.saturating_sub(1)
+            ),
+        ))
     }
 
     /// The ids of `text`; with `add_special_tokens`, including those that the tokenizer puts around a text (mostly the
     /// beginning-of-sequence token). Special tokens written out in the text always become their ids.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
+        self.check_length(text)?;
         let encoding = guarded(|| self.tokenizer.encode_fast(text, add_special_tokens)).map_err(|e| self.error(e))?;
+        self.check(encoding.get_ids())?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The ids of a text that is to be continued: those of [`encode`](Self::encode) without what the tokenizer puts behind a text, such
+    /// as the end-of-sequence token. A rendered chat template brings its own special tokens.
+    pub fn encode_prompt(&self, prompt: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
+        let mut pieces = self.pieces(prompt, add_special_tokens)?;
+        match pieces.iter().rposition(|piece| !piece.added) {
+            Some(last) => pieces.truncate(last + 1),
+            // Nothing tells what stands before an empty text from what stands behind it.
+            None => pieces.retain(|piece| !self.named.eos.contains(&piece.id)),
+        }
+        Ok(pieces.into_iter().map(|piece| piece.id).collect())
     }
 
     /// As [`encode`](Self::encode), with the place of every token in the text.
     pub(super) fn pieces(&self, text: &str, add_special_tokens: bool) -> Result<Vec<Piece>> {
+        self.check_length(text)?;
         let encoding = guarded(|| self.tokenizer.encode(text, add_special_tokens)).map_err(|e| self.error(e))?;
+        self.check(encoding.get_ids())?;
         let tokens = encoding.get_ids().iter().zip(encoding.get_offsets()).zip(encoding.get_special_tokens_mask());
         Ok(tokens.map(|((&id, &(start, end)), &added)| Piece { id, start, end, added: added != 0 }).collect())
     }
@@ -115,17 +199,17 @@ impl TextTokenizer {
 
     /// The tokens that end a text; the tokenizer's own first. Generation stops at any of them.
     pub fn eos_ids(&self) -> &[u32] {
-        &self.eos
+        &self.usable.eos
     }
 
     /// The token that begins a text, if the model has one.
     pub fn bos_id(&self) -> Option<u32> {
-        self.bos
+        self.usable.bos
     }
 
     /// What fills short rows of a batch: the padding token, else the end of text, else token 0. Such positions are never learned.
     pub fn pad_id(&self) -> u32 {
-        self.pad.or(self.eos.first().copied()).unwrap_or(0)
+        self.usable.pad.or(self.usable.eos.first().copied()).unwrap_or(0)
     }
 
     /// The highest id + 1: how many rows the embedding must have.

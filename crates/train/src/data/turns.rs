@@ -20,7 +20,7 @@
 //! Long conversations are looked at in places: turns of a kind (the same roles around them, the same things said in them) look the same
 //! around what is said. The first and the last turns of each kind are checked as above, and the others must be written as those are.
 
-use super::conversation::{Conversation, is_shown, parts};
+use super::conversation::{Conversation, parts};
 use super::jsonl::Message;
 use super::spans::{Spans, common_prefix};
 use super::template::{ChatTemplate, MARKS};
@@ -42,6 +42,8 @@ pub(super) struct Turn {
     pub(super) limit: usize,
     /// What others say in between.
     pub(super) holes: Vec<(usize, usize)>,
+    /// Whether the text up to the limit may hold the beginning of what follows: only the first token that ends a text closes the turn.
+    pub(super) opens_next: bool,
 }
 
 /// A text, and where the assistant speaks in it.
@@ -92,7 +94,7 @@ impl<'a> Turns<'a> {
             return Err(NOTHING.into());
         }
         match self.turns(&whole, &learned) {
-            Ok(turns) => Ok(Rows::One(self.row_of(whole, turns))),
+            Ok(turns) => Ok(Rows::One(self.row_of(whole, turns, None))),
             Err(_) => Ok(Rows::Each(learned)),
         }
     }
@@ -104,8 +106,36 @@ impl<'a> Turns<'a> {
     pub fn row(&self, index: usize) -> Result<Row, String> {
         let text = self.render(index + 1, false).map_err(|reason| unclear(index, &reason))?;
         let rendered = self.rendered(index + 1, text)?;
-        let turn = self.turn(&rendered, index).map_err(|reason| unclear(index, &reason))?;
-        Ok(self.row_of(rendered, vec![turn]))
+        match self.turn(&rendered, index) {
+            Ok(turn) => Ok(self.row_of(rendered, vec![turn], Some(index))),
+            Err(reason) => self.joined(&rendered, index).map_err(|also| unclear(index, &format!("{reason}, and {also}"))),
+        }
+    }
+
+    /// What the model is given at the turn of message `index`, and behind it what the message is rendered to, where the template writes
+    /// what is before the message anew even when nothing follows.
+    fn joined(&self, row: &Rendered, index: usize) -> Result<Row, &'static str> {
+        let (prompt, without) = (self.render(index, true), self.render(index, false));
+        let (Ok(prompt), Ok(without)) = (prompt, without) else { return Err("it cannot be rendered without it") };
+        let (first, content_end) = *row.spans.of_message.get(&index).ok_or("nothing of it is shown")?;
+        let start = self.start(row, index, &prompt).min(first);
+        if row.spans.spans.iter().any(|span| span.message != index && span.end > start) {
+            return Err("others speak behind its beginning");
+        }
+        if !row.text[..start].ends_with(&prompt[common_prefix(&prompt, &without)..]) {
+            return Err("it does not go on behind the generation prompt");
+        }
+        // What closes the message is what stays when a question follows.
+        let followed = self.followed(index + 1).unwrap_or_default();
+        let before_question = &followed[..followed.rfind(PROBE).unwrap_or(0)];
+        let said = &row.text[start..content_end];
+        let end = before_question.rfind(said).map(|at| at + said.len()).ok_or("nothing shows where it ends")?;
+        let closing = whole_signs(&row.text[content_end..], &followed[end..]);
+        let (text, begin) = (format!("{prompt}{}", &row.text[start..content_end + closing]), prompt.len());
+        let content_end = begin + content_end - start;
+        let turn = Turn { start: begin, content_end, limit: content_end + closing, holes: Vec::new(), opens_next: true };
+        let lacks = row.spans.hidden.iter().any(|(message, _)| *message == index);
+        Ok(Row { text, turns: vec![turn], lacks })
     }
 
     fn messages(&self) -> &'a [Message] {
@@ -159,7 +189,7 @@ impl<'a> Turns<'a> {
             let (before, after) = whole.around(&example, first);
             turns.insert(last, self.turn(whole, last)?);
             for index in indices {
-                let alike = whole.alike(index, before, after);
+                let alike = whole.alike(index, before, after, example.opens_next);
                 let turn = match alike {
                     Some(turn) => turn,
                     None if closer > 0 => {
@@ -179,7 +209,8 @@ impl<'a> Turns<'a> {
     fn lost(&self, whole: &Rendered, learned: &[usize]) -> Result<(), String> {
         let earlier = whole.spans.hidden.iter().filter(|(message, _)| message + 1 < whole.cut && learned.contains(message));
         for (index, said) in earlier.take(FEW) {
-            if is_shown(&self.render(index + 1, false)?, said) {
+            let alone = self.rendered(index + 1, self.render(index + 1, false)?)?;
+            if !alone.spans.hidden.contains(&(*index, said.clone())) {
                 return Err(format!("a part of message {} is left out when the conversation goes on", index + 1));
             }
         }
@@ -191,17 +222,24 @@ impl<'a> Turns<'a> {
         let text = row.text.as_str();
         let (prompt, without) = (self.render(index, true)?, self.render(index, false)?);
         let asks = prompt != without;
+        let own = row.spans.of_message.get(&index).copied();
         // What precedes the generation prompt; without one, what another question would leave as it is.
-        let header = if asks { common_prefix(&prompt, &without) } else { self.unchanged(index, &prompt) };
-        if common_prefix(&prompt, text) < header {
+        let header = match asks {
+            true => common_prefix(&prompt, &without),
+            false => self.unchanged(index, &prompt),
+        };
+        let said = row.spans.spans.iter().filter(|span| span.message < index && own.is_none_or(|(first, _)| span.end <= first));
+        let said = said.map(|span| span.end).filter(|end| *end <= prompt.len()).max().unwrap_or(0);
+        // A generation prompt may stand at the end although nobody asked for it.
+        let opener = (said..prompt.trim_end().len()).contains(&header);
+        let always_opens = !asks && opener;
+        let given = if !asks && !opener { prompt.len() } else { header };
+        if common_prefix(&prompt, text) < given {
             return Err("the text before it changes with what follows".into());
         }
-        let own = row.spans.of_message.get(&index).copied();
         if own.is_some_and(|(first, _)| first < header) {
             return Err("its content stands before it".into());
         }
-        // A generation prompt may stand at the end although nobody asked for it.
-        let always_opens = !asks && header < prompt.trim_end().len() && text.starts_with(&*prompt);
         let start = match text.starts_with(&*prompt) && (asks || always_opens) {
             true => prompt.len(),
             false => self.start(row, index, &prompt).clamp(header, own.map_or(text.len(), |(first, _)| first)),
@@ -215,7 +253,10 @@ impl<'a> Turns<'a> {
             false if holes.is_empty() => content_end + self.closing(row, index, content_end)?,
             false => return Err("others speak in the midst of it".into()),
         };
-        Ok(Turn { start, content_end, limit, holes })
+        if row.spans.spans.iter().any(|span| span.message != index && (content_end..limit).contains(&span.start)) {
+            return Err("others speak before its end".into());
+        }
+        Ok(Turn { start, content_end, limit, holes, opens_next: always_opens })
     }
 
     /// The bytes of the rendering of the first `cut` messages that stay where another question follows.
@@ -242,16 +283,23 @@ impl<'a> Turns<'a> {
         plain.form = messages[index].form.as_ref().filter(|form| form.is_array()).map(|_| parts(PROBE));
         messages[index] = plain;
         match self.try_render(&messages, false) {
-            Ok(other) => common_prefix(&row.text, &other),
-            Err(_) => common_prefix(&row.text, prompt),
+            Ok(other) => self.differs(row, &other),
+            Err(_) => self.differs(row, prompt),
         }
+    }
+
+    /// Where a text differs from another, at the beginning of the sign in which it does.
+    fn differs(&self, row: &Rendered, other: &str) -> usize {
+        let common = common_prefix(&row.text, other);
+        let said = row.spans.spans.iter().map(|span| span.end).filter(|end| *end <= common).max().unwrap_or(0);
+        said + whole_signs(&row.text[said..], other.get(said..).unwrap_or_default())
     }
 
     /// The bytes that close the last message where a generation prompt follows in any case.
     fn before_next(&self, row: &Rendered, index: usize, content_end: usize) -> usize {
         let rest = &row.text[content_end..];
         match self.followed(index + 1) {
-            Ok(followed) if followed.starts_with(&row.text[..content_end]) => common_prefix(rest, &followed[content_end..]),
+            Ok(followed) if followed.starts_with(&row.text[..content_end]) => whole_signs(rest, &followed[content_end..]),
             _ => rest.len(),
         }
     }
@@ -269,19 +317,20 @@ impl<'a> Turns<'a> {
                 &alone.text[end..].to_string()
             }
         };
-        let common = common_prefix(rest, closing);
+        let common = whole_signs(rest, closing);
         if common < closing.len() && self.messages()[index + 1].role == "tool" {
             return Err("the result of a tool stands before its end".into());
+        }
+        if rest[..common].trim().is_empty() && !closing.trim().is_empty() {
+            return Err("it ends otherwise when the conversation goes on".into());
         }
         Ok(common)
     }
 
-    /// The row of a text with these turns, or with what the template marks.
-    fn row_of(&self, rendered: Rendered, turns: Vec<Turn>) -> Row {
-        let lacks = match turns.as_slice() {
-            [_] if rendered.cut < self.messages().len() => rendered.spans.hidden.iter().any(|(message, _)| message + 1 == rendered.cut),
-            _ => !rendered.spans.hidden.is_empty(),
-        };
+    /// The row of a text with these turns, or with what the template marks; of one message `alone`, or of all.
+    fn row_of(&self, rendered: Rendered, turns: Vec<Turn>, alone: Option<usize>) -> Row {
+        let others = |message: usize| self.messages()[message].role != "assistant";
+        let lacks = rendered.spans.hidden.iter().any(|(message, _)| alone.is_none_or(|index| *message == index || others(*message)));
         let turns = self.marked(&rendered, &turns).unwrap_or(turns);
         Row { text: rendered.text, turns, lacks }
     }
@@ -301,7 +350,7 @@ impl<'a> Turns<'a> {
             return None;
         }
         let learned = |&(start, end): &(usize, usize)| start < end && turns.iter().any(|turn| start < turn.limit && end > turn.start);
-        let turn = |(start, end)| Turn { start, content_end: end, limit: end, holes: Vec::new() };
+        let turn = |(start, end)| Turn { start, content_end: end, limit: end, holes: Vec::new(), opens_next: false };
         let found: Vec<Turn> = parts.into_iter().filter(learned).map(turn).collect();
         (!found.is_empty()).then_some(found)
     }
@@ -341,17 +390,27 @@ impl Rendered {
     }
 
     /// The turn of a message that is written like another.
-    fn alike(&self, index: usize, before: &str, after: &str) -> Option<Turn> {
+    fn alike(&self, index: usize, before: &str, after: &str, opens_next: bool) -> Option<Turn> {
         let (gap, first, content_end) = self.neighbours(index)?;
         let trimmed = |from: usize| from + (self.text.len() - from - self.text[from..].trim_start().len());
         let (opening, closing) = (trimmed(gap), trimmed(content_end));
         let start = opening + before.len();
         let alike = self.text[opening..].starts_with(before) && start <= first && self.text[closing..].starts_with(after);
-        alike.then_some(Turn { start, content_end, limit: closing + after.len(), holes: Vec::new() })
+        alike.then_some(Turn { start, content_end, limit: closing + after.len(), holes: Vec::new(), opens_next })
     }
 }
 
 const NOTHING: &str = "the chat template shows nothing of what the messages say";
+
+/// The bytes that two texts have in common at their beginning, without the beginning of a sign (`<…>`, `[…]`) in which they differ.
+fn whole_signs(a: &str, b: &str) -> usize {
+    let common = common_prefix(a, b);
+    if common == a.len() || common == b.len() {
+        return common;
+    }
+    let open = |begin: char, end: char| a[..common].rfind(begin).filter(|at| !a[*at..common].contains(end));
+    open('<', '>').into_iter().chain(open('[', ']')).min().unwrap_or(common)
+}
 
 fn unclear(index: usize, why: &str) -> String {
     format!(
@@ -406,7 +465,7 @@ mod tests {
     fn an_end_of_text_after_the_last_message_does_not_belong_to_earlier_ones() {
         let phi = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}\
                    {% if add_generation_prompt %}<|assistant|>{% else %}<|endoftext|>{% endif %}";
-        assert_eq!(parts(phi, &TWO_TURNS).unwrap(), ["b b^<|end|><|", " d^<|end|><|endoftext|>"]);
+        assert_eq!(parts(phi, &TWO_TURNS).unwrap(), ["b b^<|end|>", " d^<|end|><|endoftext|>"]);
     }
 
     #[test]
@@ -414,6 +473,12 @@ mod tests {
         let thinking = "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' and loop.last %}<think></think>{% endif %}\
                         {{ m.content }}<end>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
         assert_eq!(parts(thinking, &TWO_TURNS).unwrap(), ["b b^<end>", "<think></think> d^<end>"]);
+    }
+
+    #[test]
+    fn a_text_that_counts_its_messages_gives_each_turn_behind_the_count_that_the_model_would_see() {
+        let counting = "{{ messages | length }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}";
+        assert_eq!(parts(counting, &TWO_TURNS).unwrap(), ["b b^", " d^"]);
     }
 
     #[test]
@@ -433,11 +498,8 @@ mod tests {
 
     #[test]
     fn a_conversation_that_reads_differently_in_hindsight_is_an_error_with_a_way_out() {
-        let counting = "{{ messages | length }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}";
-        let reason = parts(counting, &TWO_TURNS).unwrap_err();
-        assert!(reason.contains("assistant's message 2") && reason.contains("--train-on-prompt"), "{reason}");
-
         let reversed = "{% for m in messages[::-1] %}<{{ m.role }}>{{ m.content }}{% endfor %}";
-        assert!(parts(reversed, &TWO_TURNS).is_err());
+        let reason = parts(reversed, &TWO_TURNS).unwrap_err();
+        assert!(reason.contains("assistant's message 2") && reason.contains("--train-on-prompt"), "{reason}");
     }
 }

@@ -58,7 +58,7 @@ impl Prompt {
     /// # Errors
     /// [`Error::Data`] if there are none.
     pub(super) fn tokens(&self, tokenizer: &TextTokenizer, origin: &Origin) -> Result<Vec<u32>> {
-        match tokenizer.encode(&self.text, self.special_tokens)? {
+        match tokenizer.encode_prompt(&self.text, self.special_tokens)? {
             tokens if tokens.is_empty() => Err(origin.error("the prompt has no tokens")),
             tokens => Ok(tokens),
         }

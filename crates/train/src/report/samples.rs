@@ -114,7 +114,7 @@ fn posed(example: &Example, tokenizer: &TextTokenizer, template: Option<&ChatTem
         },
         _ => return Ok(None),
     };
-    let ids = tokenizer.encode(&prompt, true)?;
+    let ids = tokenizer.encode_prompt(&prompt, true)?;
     Ok(Some((Sample { prompt, expected, ..Sample::default() }, ids)))
 }
 
@@ -128,7 +128,7 @@ fn conversation(
     let template = template.ok_or_else(|| example.error("`messages` need a chat template, and the checkpoint has none"))?;
     let text = template.render_conversation(asked, true).map_err(|e| example.error(e))?;
     let prompt = asked.messages.iter().map(|message| format!("{}: {}", message.role, message.content)).collect::<Vec<_>>().join("\n");
-    Ok(Some((Sample { prompt, expected: last.content.clone(), ..Sample::default() }, tokenizer.encode(&text, false)?)))
+    Ok(Some((Sample { prompt, expected: last.content.clone(), ..Sample::default() }, tokenizer.encode_prompt(&text, false)?)))
 }
 
 /// The beginning of a text, up to a space, and what follows.

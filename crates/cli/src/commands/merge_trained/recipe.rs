@@ -158,7 +158,7 @@ impl Recipe {
     /// What is read: the models and the data.
     pub fn inputs(&self) -> Inputs {
         let models = std::iter::once(&self.base).chain(&self.models);
-        let inputs = models.fold(Inputs::none(), |all, (name, dir)| all.and(format!("{name}, a model of the recipe"), dir));
+        let inputs = models.fold(Inputs::none(), |all, (name, dir)| all.and_named("a model of the recipe", name, dir));
         self.data.iter().fold(inputs, |all, data| {
             all.and(format!("the data of {}", data.task), &data.file).and_maybe(format!("the model of {}", data.task), data.model.as_ref())
         })
