@@ -371,7 +371,10 @@ fn configurations_that_cannot_be_honoured_are_refused() {
     assert_says(&refused_with("r", json!(0)), &["r must be positive"]);
     assert_says(&refused_with("use_qalora", json!(true)), &["`use_qalora` is not supported"]);
     assert_says(&refused_with("layer_replication", json!([[0, 2]])), &["`layer_replication` is not supported"]);
-    assert_says(&refused_with("init_lora_weights", json!("loftq")), &["init_lora_weights is `loftq`", "quantised", "convert it to LoRA first"]);
+    assert_says(
+        &refused_with("init_lora_weights", json!("loftq")),
+        &["init_lora_weights is `loftq`", "quantised", "convert it to LoRA first"],
+    );
     assert_says(&refused_with("init_lora_weights", json!("olara")), &["init_lora_weights is `olara`", "HF PEFT 0.21 does not have"]);
     assert_says(&refused_with("use_hyperlora", json!(true)), &[CONFIG_FILE, "`use_hyperlora` is true", "nearest is `use_"]);
     assert_says(&refused_with("init_lora_weights", json!("pissa_niter_4")), &["convert it to LoRA first"]);

@@ -32,6 +32,9 @@ impl Tokenizer {
         let ids = ids(&json).map_err(|reason| Error::file(&file, reason))?;
         let mut tokenizer = Self { json, ids };
         for (token, id, entry) in Self::declared(dir)? {
+            if tokenizer.ids.contains_key(&token) {
+                continue;
+            }
             // A number that is taken is passed by, as transformers does.
             let taken = tokenizer.ids.values().any(|other| *other == id);
             tokenizer.insert(&token, if taken { tokenizer.rows() } else { id }, entry);
@@ -109,11 +112,6 @@ impl Tokenizer {
             None => self.json["added_tokens"] = json!([entry]),
         }
         self.ids.insert(token.into(), id);
-    }
-
-    /// The token that has a number.
-    pub fn token(&self, id: usize) -> Option<&str> {
-        self.ids.iter().find(|(_, other)| **other == id).map(|(token, _)| token.as_str())
     }
 
     /// The entry of an added token.

@@ -9,19 +9,8 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// Cases that recipes refuse with a way out: what is no low-rank change of the base's own weights.
-const NOT_IN_RECIPES: [&str; 11] = [
-    "grown",
-    "grown-tied",
-    "head-tied",
-    "head-whole-tied",
-    "ia3",
-    "ia3-excluded",
-    "names",
-    "olora",
-    "pissa",
-    "vera",
-    "vera-narrowed",
-];
+const NOT_IN_RECIPES: [&str; 11] =
+    ["grown", "grown-tied", "head-tied", "head-whole-tied", "ia3", "ia3-excluded", "names", "olora", "pissa", "vera", "vera-narrowed"];
 /// Cases that merges of adapters refuse besides: what is more than matrices.
 const NOT_AMONG_ADAPTERS: [&str; 4] = ["bias", "bias-and-modules", "head-whole-tied", "saved-module-is-nowhere"];
 /// Cases that merges of adapters read although recipes do not.
@@ -118,7 +107,11 @@ impl Case {
                 (None, Err(_)) => {}
                 (Some(_), Err(said)) if !reads => assert!(said.contains("peft merge-adapter"), "{name}: {command}: {said}"),
                 (expected, said) => {
-                    panic!("{name}: {command}: {:?}, and HF PEFT {}", said.map(|_| "read"), if expected.is_some() { "reads it" } else { "refuses" })
+                    panic!(
+                        "{name}: {command}: {:?}, and HF PEFT {}",
+                        said.map(|_| "read"),
+                        if expected.is_some() { "reads it" } else { "refuses" }
+                    )
                 }
             }
         }
@@ -164,12 +157,8 @@ fn settings_that_mean_something_else_are_refused_by_all_commands_with_the_same_w
         case["settings"][setting] = value;
         let case = Case::new(&case, "4,5");
         let small = case.place.path("small.cpft");
-        let said = [
-            case.adapted().unwrap_err(),
-            case.merged().unwrap_err(),
-            case.in_a_recipe().unwrap_err(),
-            case.among_adapters().unwrap_err(),
-        ];
+        let said =
+            [case.adapted().unwrap_err(), case.merged().unwrap_err(), case.in_a_recipe().unwrap_err(), case.among_adapters().unwrap_err()];
         assert!(said.iter().all(|said| said.contains(words)), "{setting}: {said:?}");
         if !matches!(setting, "target_modules" | "init_lora_weights") {
             let said = case.run(&["compress", &case.adapter, "--out", &small]).unwrap_err();
