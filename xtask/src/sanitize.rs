@@ -62,7 +62,7 @@ fn valgrind() -> Outcome<Command> {
     require("valgrind", &["--version"], "install it with the system's packages (apt install valgrind)")?;
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // Two threads share the work, so that what they share is looked at too; valgrind runs one at a time.
-    let runner = format!("['valgrind', '--error-exitcode={FOUND}', '--exit-on-first-error=no', '--quiet']");
+    let runner = format!("['valgrind', '--error-exitcode={FOUND}', '--quiet']");
     command.args(["test", "--package", PACKAGE, "--lib", "--config", &format!("target.'cfg(all())'.runner = {runner}"), "--"]);
     command.env("RAYON_NUM_THREADS", "2");
     Ok(command)

@@ -191,7 +191,7 @@ fn documents_of_a_recipe_are_merged_one_after_the_other() {
     let recipe = place.write("recipe.yaml", &text);
     // Of a run that was killed.
     std::fs::create_dir_all(place.file(".merged.parts-old/.mean.merging")).unwrap();
-    std::fs::write(place.file(".merged.parts-old/lock"), "").unwrap();
+    std::fs::write(place.file(".merged.parts-old/.lock"), "").unwrap();
     result(&["merge", &recipe, "--out", &place.path("merged")]);
     let bytes = |out: &str| std::fs::read(place.file(out).join("model.safetensors")).unwrap();
     assert_eq!(bytes("merged"), bytes("by-hand"));

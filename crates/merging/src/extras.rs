@@ -27,7 +27,14 @@ impl Plan {
             tracing::warn!("{}: the tokenizer of the result lacks the token of {lost}; the result says none", self.models[0].name);
         }
         self.generation_config()?;
-        self.chat_template().map(|_| ())
+        let template = self.chat_template()?.unwrap_or_default();
+        let donor = Tokenizer::read(&self.tokenizer_dir())?;
+        if let Some(tokenizer) = self.alignment.as_ref().map(|alignment| &alignment.tokenizer).or(donor.as_ref()) {
+            for token in templates::special_tokens(&template).filter(|token| !tokenizer.ids.contains_key(*token)) {
+                tracing::warn!("chat_template: it writes `{token}`, which is no token of the result and is spelled in several");
+            }
+        }
+        Ok(())
     }
 
     /// Writes everything but weights and card into `dir`.

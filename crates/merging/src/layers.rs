@@ -44,6 +44,13 @@ pub fn is_ignored(key: &str) -> bool {
     ["inv_freq", "cos_cached", "sin_cached"].iter().any(|name| key.strip_suffix(name).is_some_and(|rest| rest.ends_with("rotary_emb.")))
 }
 
+/// What a weight is called today: old checkpoints of BERT call the scale and the shift of a norm gamma and beta.
+pub fn current_name(key: &str) -> String {
+    let old = [("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")];
+    let named = old.iter().find_map(|(old, new)| Some(format!("{}{new}", key.strip_suffix(old)?)));
+    named.unwrap_or_else(|| key.to_owned())
+}
+
 /// Whether a tensor is a buffer: no weight that was learned, but positions, a mask or a count, which some versions of a program store
 /// and others compute anew. Averages of it mean nothing.
 pub fn is_buffer(key: &str, shape: &[usize]) -> bool {

@@ -229,14 +229,16 @@ pub static METHODS: &[Method] = &[
         parameters: &[number("max_iter", Unset::Value(10.0)), number("tol", Unset::Value(1e-5))],
         build: rules::karcher,
     },
-    task_vectors!(
-        "task_arithmetic",
-        "Task arithmetic",
-        "https://arxiv.org/abs/2212.04089",
-        normalize false,
-        rescale false,
-        rules::task_arithmetic
-    ),
+    Method {
+        name: "task_arithmetic",
+        title: "Task arithmetic",
+        reference: "https://arxiv.org/abs/2212.04089",
+        base: BaseUse::Needed,
+        models: (1, MANY),
+        // It drops nothing, so that a density or a scaling up of what is left would have no effect.
+        parameters: &[WEIGHT, flag("normalize", false), LAMBDA, INT8_MASK],
+        build: rules::task_arithmetic,
+    },
     task_vectors!("ties", "TIES", "https://arxiv.org/abs/2306.01708", normalize true, rescale false, rules::ties),
     task_vectors!("dare_linear", "DARE", "https://arxiv.org/abs/2311.03099", normalize false, rescale true, rules::dare_linear),
     task_vectors!("dare_ties", "DARE TIES", "https://arxiv.org/abs/2311.03099", normalize false, rescale true, rules::dare_ties),

@@ -2,7 +2,7 @@
 
 use crate::adapters::Lora;
 use crate::changes::Changes;
-use crate::layers::Layers;
+use crate::layers::{Layers, current_name};
 use crate::recipe::ModelRef;
 use crate::source::{Numbers, Stored};
 use crate::tokenizer::Tokenizer;
@@ -129,7 +129,7 @@ impl Model {
         match is_head(key) {
             true => self.embedding_key(),
             false if is_embedding(key) && self.is_tied() => self.keys().find(|key| is_head(key)),
-            false => None,
+            false => self.keys().find(|own| current_name(own) == key),
         }
     }
 

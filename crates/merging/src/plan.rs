@@ -3,7 +3,7 @@
 use crate::alignment::{Alignment, Table};
 use crate::compatibility::{Scope, check_compatible};
 use crate::fisher::{Fishers, Role, Shared};
-use crate::layers::{Place, depth, is_before_layers, is_buffer, is_ignored, key_of, place, suffixes};
+use crate::layers::{Place, current_name, depth, is_before_layers, is_buffer, is_ignored, key_of, place, suffixes};
 use crate::method::{BaseUse, Values};
 use crate::models::{Model, ModelDir, is_by_token, is_head, open_all};
 use crate::recipe::{ModelRef, Recipe, Slice, SliceSource, Vocabulary};
@@ -212,7 +212,7 @@ impl<'r> Planner<'r> {
     /// Whole models: every weight that any of them has.
     fn whole(&self, slice: &'r Slice, sites: &mut Vec<Site<'r>>) -> Result<()> {
         let models: Vec<&Model> = slice.sources.iter().map(|source| self.model(&source.model).1).collect();
-        for key in self.union(&models, |_| true) {
+        for key in &self.union(&models, |_| true) {
             let depth = match place(key) {
                 Some(place) => depth(place.layer, models[0].layers.count(place.prefix)),
                 None => 0.0,
@@ -237,7 +237,7 @@ impl<'r> Planner<'r> {
             let models: Vec<&Model> = slice.sources.iter().map(|source| self.model(&source.model).1).collect();
             for (position, wanted) in [(0, true), (slices.len() - 1, false)] {
                 if i == position {
-                    for key in self.union(&models, |key| place(key).is_none() && is_before_layers(key) == wanted) {
+                    for key in &self.union(&models, |key| place(key).is_none() && is_before_layers(key) == wanted) {
                         sites.push(self.site(key, slice, 0.0, &models, &vec![key.to_owned(); models.len()])?);
                     }
                 }
@@ -275,8 +275,8 @@ impl<'r> Planner<'r> {
         Ok(())
     }
 
-    fn union<'m>(&self, models: &[&'m Model], wanted: impl Fn(&str) -> bool) -> BTreeSet<&'m str> {
-        models.iter().flat_map(|model| model.keys()).filter(|key| !is_ignored(key) && wanted(key)).collect()
+    fn union(&self, models: &[&Model], wanted: impl Fn(&str) -> bool) -> BTreeSet<String> {
+        models.iter().flat_map(|model| model.keys()).filter(|key| !is_ignored(key) && wanted(key)).map(current_name).collect()
     }
 
     fn site(&self, name: &str, slice: &'r Slice, depth: f64, models: &[&Model], keys: &[String]) -> Result<Site<'r>> {

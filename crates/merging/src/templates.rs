@@ -58,3 +58,29 @@ pub fn named(name: &str) -> Result<&'static str> {
         ))
     })
 }
+
+/// What a template writes in the form of special tokens, `<|…|>`, each once.
+pub fn special_tokens(template: &str) -> impl Iterator<Item = &str> {
+    let mut tokens: Vec<&str> = Vec::new();
+    for (start, _) in template.match_indices("<|") {
+        let token = template[start..].find("|>").map(|length| &template[start..start + length + 2]);
+        if let Some(token) = token.filter(|token| !token[2..].contains(['<', '\'', '"', ' ']) && !tokens.contains(token)) {
+            tokens.push(token);
+        }
+    }
+    tokens.into_iter()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn special_tokens_of_templates_are_found_once() {
+        let of = |name: &str| special_tokens(named(name).unwrap()).collect::<Vec<_>>();
+        assert_eq!(of("chatml"), ["<|im_start|>", "<|im_end|>"]);
+        assert_eq!(of("llama3"), ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]);
+        assert!(of("alpaca").is_empty() && special_tokens("{{ '<|' + role + '|>' }}").next().is_none());
+        assert!(named("lama3").unwrap_err().to_string().contains("the nearest is `llama3`"));
+    }
+}

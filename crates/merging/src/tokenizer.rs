@@ -39,6 +39,9 @@ impl Tokenizer {
             return Err(Error::file(&file, format!("a token has the id {id}; ids beyond {MAX_ID} are not supported")));
         }
         for (token, id, entry) in declared {
+            if tokenizer.ids.contains_key(&token) {
+                continue;
+            }
             // A number that is taken is passed by, as transformers does.
             let taken = tokenizer.ids.values().any(|other| *other == id);
             tokenizer.insert(&token, if taken { tokenizer.rows() } else { id }, entry);
@@ -116,11 +119,6 @@ impl Tokenizer {
             None => self.json["added_tokens"] = json!([entry]),
         }
         self.ids.insert(token.into(), id);
-    }
-
-    /// The token that has a number.
-    pub fn token(&self, id: usize) -> Option<&str> {
-        self.ids.iter().find(|(_, other)| **other == id).map(|(token, _)| token.as_str())
     }
 
     /// The entry of an added token.

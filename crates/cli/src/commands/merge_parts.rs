@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 /// Held as long as the directory is in use.
-const LOCK_FILE: &str = "lock";
+const LOCK_FILE: &str = ".lock";
 
 /// The results of the earlier documents of a recipe, in a directory beside the result that is removed with this.
 #[derive(Debug, Default)]
@@ -62,7 +62,7 @@ fn remove_abandoned(dir: &Path) {
             let Ok(entry) = entry else { return false };
             let path = entry.path();
             let unfinished = entry.file_name().to_string_lossy().starts_with('.');
-            path.ends_with(LOCK_FILE) || unfinished || [MODEL_FILE, INDEX_FILE].iter().any(|name| path.join(name).is_file())
+            unfinished || [MODEL_FILE, INDEX_FILE].iter().any(|name| path.join(name).is_file())
         })
     });
     if free && ours {

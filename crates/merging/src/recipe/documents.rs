@@ -25,6 +25,9 @@ impl Recipe {
         let documents = documents(text);
         if let [] | [_] = documents.as_slice() {
             let recipe = Self::parse(documents.first().map_or(text, String::as_str))?;
+            if recipe.name.is_some() {
+                tracing::warn!("name: has no effect in a recipe of one document");
+            }
             return Ok(vec![Self { text: text.into(), ..recipe }]);
         }
         let numbered = |(i, text): (usize, &String)| Self::parse(text).map_err(|e| wrong(format!("document {}: {}", i + 1, reason(e))));

@@ -6,7 +6,7 @@ mod setting;
 mod tokens;
 mod yaml;
 
-use crate::method::{BaseUse, METHODS, Method};
+use crate::method::{BaseUse, METHODS, Method, Parameter, Unset};
 use peft_core::files::{Dtype, nearest, read_text};
 use peft_core::{Error, Result};
 use serde::Deserialize;
@@ -238,6 +238,15 @@ impl Recipe {
     }
 
     fn check_slice(&self, slice: &Slice) -> Result<()> {
+        let shared = |name: &&String| {
+            let shared = |parameter: &Parameter| parameter.name == **name && !parameter.per_model;
+            self.method.parameters.iter().any(|parameter| shared(parameter) && matches!(parameter.default, Unset::Required))
+        };
+        for source in &slice.sources {
+            if let Some(name) = source.parameters.keys().find(shared) {
+                return Err(wrong(format!("{}: all models share `{name}`; set it under `parameters` at the top", source.model)));
+            }
+        }
         let Method { name, base, models: (least, most), .. } = *self.method;
         for (i, source) in slice.sources.iter().enumerate() {
             if slice.sources[..i].iter().any(|other| other.model == source.model) {

@@ -90,3 +90,13 @@ fn what_is_computed_anew_is_left_out_and_other_integers_must_agree() {
     let error = merged(vec![real("extra.weight", &[1], &[1.0])], vec![], "extra.weight").unwrap_err();
     assert!(error.contains("b: tensor `extra.weight`: expected a tensor, as a has it"), "{error}");
 }
+
+#[test]
+fn norms_by_their_old_names_are_merged_with_those_by_their_new_ones() {
+    let old = || vec![real("bert.LayerNorm.gamma", &[1], &[4.0]), real("bert.LayerNorm.beta", &[1], &[8.0])];
+    let new = || vec![real("bert.LayerNorm.weight", &[1], &[8.0]), real("bert.LayerNorm.bias", &[1], &[0.0])];
+    // 0.25 of both models.
+    assert_eq!(floats(&merged(old(), new(), "bert.LayerNorm.weight").unwrap()), [3.0]);
+    assert_eq!(floats(&merged(new(), old(), "bert.LayerNorm.bias").unwrap()), [2.0]);
+    assert_eq!(merged(old(), new(), "bert.LayerNorm.gamma").unwrap_err(), "not in the result");
+}

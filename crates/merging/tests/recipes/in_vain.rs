@@ -43,6 +43,12 @@ fn a_setting_that_is_never_looked_at_is_told_with_the_reason() {
 }
 
 #[test]
+fn a_setting_that_all_models_share_is_refused_at_one_of_them_where_it_must_be_set() {
+    let found = warnings("merge_method: slerp\nbase_model: a\nmodels: [{model: b, parameters: {t: 0.5}}]\n");
+    assert!(found.contains("refused") && found.contains("b: all models share `t`; set it under `parameters` at the top"), "{found}");
+}
+
+#[test]
 fn a_model_that_has_no_effect_is_told() {
     let linear = |b: &str| {
         format!("merge_method: linear\nmodels: [{{model: a, parameters: {{weight: 1}}}}, {{model: b, parameters: {{weight: {b}}}}}]\n")
