@@ -68,7 +68,7 @@ impl ChatTemplate {
 /// The messages in another form, given what they are rendered to now; none if it would be the same.
 type Form = fn(&[Message], Option<&str>) -> Option<Vec<Message>>;
 
-const FORMS: [Form; 5] = [json_for_object, empty_for_null, object_for_json, text_for_parts, parts_for_text];
+const FORMS: [Form; 6] = [json_for_object, empty_for_null, null_for_empty, object_for_json, text_for_parts, parts_for_text];
 
 fn changed(messages: &[Message], change: impl Fn(&mut Message) -> bool) -> Option<Vec<Message>> {
     let mut messages = messages.to_vec();
@@ -79,6 +79,18 @@ fn changed(messages: &[Message], change: impl Fn(&mut Message) -> bool) -> Optio
 /// Nothing said as an empty string.
 fn empty_for_null(messages: &[Message], _: Option<&str>) -> Option<Vec<Message>> {
     changed(messages, |message| message.form.take_if(|form| form.is_null()).is_some())
+}
+
+/// Nothing said beside calls of tools as null, if the template does not show all calls.
+fn null_for_empty(messages: &[Message], text: Option<&str>) -> Option<Vec<Message>> {
+    let unseen = |message: &Message| text.is_none_or(|text| texts(message).iter().any(|said| !is_shown(text, said)));
+    changed(messages, |message| {
+        let empty = message.form.is_none() && message.content.is_empty() && message.extra.contains_key("tool_calls") && unseen(message);
+        if empty {
+            message.form = Some(Value::Null);
+        }
+        empty
+    })
 }
 
 /// Contents in parts as one string.

@@ -1,8 +1,9 @@
 //! Labelled texts from JSON Lines files, and the set of their labels.
 
 use super::jsonl::json_reason;
-use super::messages::kind;
-use super::shapes::string;
+use super::keys::{self, Unused};
+use super::messages::{kind, messages};
+use super::shapes::{string, without_nulls};
 use peft_core::{Error, Result};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -10,6 +11,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// A text or a pair of texts with its label, `{"text", "label"}` or `{"text", "text_pair", "label"}`.
+///
+/// Messages, `{"messages": […], "label"}` or a list in the place of a text, are read as one text: that of a single message, else a line
+/// `role: content` for each. An encoder's checkpoint has no chat template that would say it otherwise.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Labelled {
     /// The text.
@@ -41,7 +45,7 @@ impl Labelled {
         Error::Data { file: self.file.to_path_buf(), line: self.line, reason: reason.to_string() }
     }
 
-    fn parse(line: &[u8], file: &Arc<Path>, number: usize) -> Result<Option<Self>, String> {
+    fn parse(line: &[u8], file: &Arc<Path>, number: usize, unused: &mut Unused) -> Result<Option<Self>, String> {
         let line = std::str::from_utf8(line).map_err(|e| format!("not valid UTF-8 at byte {}", e.valid_up_to() + 1))?;
         if line.trim().is_empty() {
             return Ok(None);
@@ -50,12 +54,23 @@ impl Labelled {
             Value::Object(object) => object,
             other => return Err(format!("expected one JSON object per line, found {}", kind(&other))),
         };
-        let pair = match object.get("text_pair") {
-            None | Some(Value::Null) => None,
-            Some(_) => Some(string(&object, "text_pair")?),
-        };
-        let (text, label) = (string(&object, "text")?, label(&object)?);
+        let object = without_nulls(&object);
+        unused.add(&keys::unused(&object, |key| ["label", "text_pair"].contains(&key)));
+        let pair = object.contains_key("text_pair").then(|| text(&object, "text_pair")).transpose()?;
+        let key = ["messages", "conversations"].into_iter().find(|key| object.contains_key(*key) && !object.contains_key("text"));
+        let (text, label) = (text(&object, key.unwrap_or("text"))?, label(&object)?);
         Ok(Some(Self { text, pair, label, file: file.clone(), line: number }))
+    }
+}
+
+/// A text, or messages as one.
+fn text(object: &Map<String, Value>, key: &str) -> Result<String, String> {
+    if !object.get(key).is_some_and(Value::is_array) {
+        return string(object, key);
+    }
+    match messages(key, &object[key])?.as_slice() {
+        [alone] => Ok(alone.content.clone()),
+        several => Ok(several.iter().map(|message| format!("{}: {}", message.role, message.content)).collect::<Vec<_>>().join("\n")),
     }
 }
 
@@ -72,7 +87,8 @@ fn label(object: &Map<String, Value>) -> Result<RawLabel, String> {
     }
 }
 
-/// Read all examples of a JSON Lines file. Blank lines are skipped, further keys are ignored.
+/// Read all examples of a JSON Lines file. Blank lines are skipped, further keys are ignored; those that mean something
+/// elsewhere are warned of.
 ///
 /// # Errors
 /// [`Error::Data`] with the file and line of the first line that is not an example; [`Error::File`] if there is none at all.
@@ -81,14 +97,15 @@ pub fn read_labelled(path: impl AsRef<Path>) -> Result<Vec<Labelled>> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     let file: Arc<Path> = path.into();
-    let mut examples = Vec::new();
+    let (mut examples, mut unused) = (Vec::new(), Unused::default());
     for (index, line) in bytes.split(|&b| b == b'\n').enumerate() {
-        let parsed = Labelled::parse(line, &file, index + 1);
+        let parsed = Labelled::parse(line, &file, index + 1, &mut unused);
         examples.extend(parsed.map_err(|reason| Error::Data { file: path.into(), line: index + 1, reason })?);
     }
     if examples.is_empty() {
         return Err(Error::file(path, "holds no examples"));
     }
+    unused.warn(path);
     Ok(examples)
 }
 

@@ -106,7 +106,10 @@ impl Tally {
         let counted = stats.incomplete + stats.skipped.all() > 0;
         match (foreign.is_empty(), missing.is_empty()) {
             (true, true) => self.right += 1,
-            (true, false) if counted => self.told += 1,
+            (true, false) if counted => {
+                eprintln!("TOLD {name}, {title}: {missing:?}");
+                self.told += 1
+            }
             _ => self.wrong.push(format!("{name}, {title}: learned of others {foreign:?}, lacks {missing:?}: {learned:?} {stats:?}")),
         }
     }
