@@ -54,7 +54,7 @@ impl ChatTemplate {
             let Some(changed) = form(from, rendered.as_deref().ok()) else { continue };
             let other = render(&changed);
             match (&rendered, &other) {
-                (Ok(now), Ok(text)) if !is_better((&changed, text), (&messages, now)) => {}
+                (Ok(now), Ok(text)) if !is_better(text, now, &conversation.messages) => {}
                 (Ok(_), Err(_)) => {}
                 // What fails in one form may succeed in two.
                 (Err(_), Err(_)) => attempt = changed,
@@ -164,10 +164,10 @@ fn edit_arguments(message: &mut Message, edit: impl Fn(&Value) -> Option<Value>)
     arguments.filter_map(|place| edit(place).map(|value| *place = value)).count() > 0
 }
 
-/// Whether a text shows its messages better than another does: more of what they say and no more of Python, or as much and less of it.
-fn is_better(new: (&[Message], &str), old: (&[Message], &str)) -> bool {
-    let shown = |(messages, text): (&[Message], &str)| messages.iter().flat_map(texts).filter(|said| is_shown(text, said)).count();
-    let python = |(_, text): (&[Message], &str)| {
+/// Whether a text shows messages better than another does: more of what they say and no more of Python, or as much and less of it.
+fn is_better(new: &str, old: &str, messages: &[Message]) -> bool {
+    let shown = |text: &str| messages.iter().flat_map(texts).filter(|said| is_shown(text, said)).count();
+    let python = |text: &str| {
         let signs = ["None", "null", "'type': 'text'", "\"type\": \"text\"", "\\\"", "\"{}\""];
         signs.iter().map(|sign| text.matches(sign).count()).sum::<usize>()
     };
