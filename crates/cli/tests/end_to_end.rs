@@ -315,3 +315,18 @@ fn with_json_an_error_is_an_object_too() {
     assert!(error["error"].as_str().unwrap().contains("/nowhere"));
     assert_eq!(peft(&["finetune", "--no-such-flag"]).status.code(), Some(2));
 }
+
+#[test]
+fn keys_of_rows_that_do_nothing_are_warned_of_once() {
+    let place = Place::new();
+    let rows = [r#"{"text":"good film","label":"pos"}"#, r#"{"text":"bad film","label":"neg","images":["a.png"]}"#];
+    let data = place.write("rows.jsonl", &rows.join("\n"));
+    for streaming in [&[][..], &["--streaming"]] {
+        let arguments = [&["finetune", "--model", TINY, "--data", &data, "--out", &place.path("out"), "--overwrite"], streaming].concat();
+        let output = peft(&[&arguments[..], &["--max-steps", "1", "--progress", "none"]].concat());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{stderr}");
+        assert_eq!(stderr.matches("`label` of 2 examples is not used: texts are learned without it").count(), 1, "{stderr}");
+        assert_eq!(stderr.matches("`images` of 1 example is not used: the text alone is learned").count(), 1, "{stderr}");
+    }
+}

@@ -111,6 +111,19 @@ fn labels_that_cannot_be_learned_are_told_with_their_line() {
 }
 
 #[test]
+fn messages_are_read_as_one_text() {
+    let lines = r#"{"messages": [{"role": "user", "content": "good film"}], "label": "pos", "text_pair": null}
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}, {"role": "assistant", "content": "b"}], "label": "neg"}
+        {"text": [{"role": "user", "content": "c"}], "text_pair": [{"role": "assistant", "content": "d"}], "label": "neg"}
+        {"text": null, "conversations": [{"from": "human", "value": "e"}, {"from": "gpt", "value": "f"}], "label": "pos"}"#;
+    let read = examples(lines).unwrap();
+    let texts: Vec<_> = read.iter().map(|example| (example.text.as_str(), example.pair.as_deref())).collect();
+    assert_eq!(texts, [("good film", None), ("user: a\nassistant: b", None), ("c", Some("d")), ("user: e\nassistant: f", None)]);
+    let array = lines.replace("}\n", "},\n");
+    assert_eq!(examples(&format!("[{array}]")).unwrap().len(), 4);
+}
+
+#[test]
 fn lines_that_are_no_examples_are_told_why() {
     let reason = |line: &str| {
         let error = examples(&format!("\n{line}\n")).unwrap_err().to_string();
@@ -120,7 +133,8 @@ fn lines_that_are_no_examples_are_told_why() {
     assert_eq!(reason(r#"{"text": "a"}"#), "`label` is missing");
     assert_eq!(reason(r#"{"text": "a", "label": [1]}"#), "`label` must be a string or a number, found a list");
     assert_eq!(reason(r#"{"text": "a", "text_pair": 1, "label": 1}"#), "`text_pair` must be a string, found a number");
-    assert_eq!(reason("[]"), "expected one JSON object per line, found a list");
+    assert_eq!(reason("3"), "expected one JSON object per line, found a number");
+    assert_eq!(reason("[{}]"), "`text` is missing");
     assert!(reason(r#"{"text": "a""#).starts_with("not valid JSON"));
     assert!(examples("\n").unwrap_err().to_string().ends_with("holds no examples"));
 }

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[path = "data/chat.rs"]
 mod chat;
+#[path = "data/forms.rs"]
+mod forms;
 #[path = "data/templates.rs"]
 mod templates;
 #[path = "data/tokens.rs"]

@@ -12,9 +12,11 @@ use peft_core::{Error, LanguageModel, Result, Site, TextClassifier, Texts, devic
 use peft_merge::fisher::{self, Estimator, FISHER_FILE, FisherConfig, FisherMeta, Prediction};
 use peft_models::encoder::{Problem, SequenceClassifier};
 use peft_models::{CausalLm, weights};
-use peft_train::data::{Batcher, Classified, EncodeConfig, Encoded, Encoder, Label, TextTokenizer, read_examples, read_labelled};
+use peft_train::data::{
+    Batcher, Classified, EncodeConfig, Encoded, Encoder, Label, TextTokenizer, read_examples, read_labelled, read_texts,
+};
 use rand::seq::SliceRandom;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -169,11 +171,11 @@ impl Fisher {
             let (rows, _) = Classified::all(&examples, tokenizer, &labels, max_tokens)?;
             return Ok(rows.into_iter().map(|row| Row { ids: row.ids, type_ids: row.type_ids, label: Some(row.label) }).collect());
         }
-        let row = |example: Unlabelled| {
-            let tokens = tokenizer.encode_texts(&example.text, example.text_pair.as_deref(), max_tokens)?;
+        let row = |(text, pair): (String, Option<String>)| {
+            let tokens = tokenizer.encode_texts(&text, pair.as_deref(), max_tokens)?;
             Ok(Row { ids: tokens.ids, type_ids: tokens.type_ids, label: None })
         };
-        unlabelled(&self.data)?.into_iter().map(row).collect()
+        read_texts(&self.data)?.into_iter().map(row).collect()
     }
 
     fn config(&self, usual: EstimatorName) -> Result<FisherConfig> {
@@ -267,26 +269,6 @@ struct Row {
     ids: Vec<u32>,
     type_ids: Vec<u32>,
     label: Option<Label>,
-}
-
-/// A line of a data file, of which other fields do not matter.
-#[derive(Deserialize)]
-struct Unlabelled {
-    text: String,
-    text_pair: Option<String>,
-}
-
-fn unlabelled(file: &Path) -> Result<Vec<Unlabelled>> {
-    let text = peft_core::files::read_text(file)?;
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let parse = |(index, line): (usize, &str)| {
-        serde_json::from_str(line).map_err(|e| Error::Data { file: file.into(), line: index + 1, reason: e.to_string() })
-    };
-    let examples = lines.map(parse).collect::<Result<Vec<Unlabelled>>>()?;
-    match examples.is_empty() {
-        true => Err(Error::file(file, "holds no examples")),
-        false => Ok(examples),
-    }
 }
 
 /// Logits for each token of a text that counts, and the tokens that the text has there.

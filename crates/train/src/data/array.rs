@@ -1,10 +1,12 @@
-//! Examples in one JSON array.
+//! Objects in one JSON array.
 
 use super::messages::kind;
-use super::shapes::{Parsed, parse_object};
-use serde_json::{Deserializer, Value};
+use serde_json::{Deserializer, Map, Value};
 
-/// The examples of an array, each with the line it begins in. Ends with the first that is none.
+/// An object of a file.
+type Object = Map<String, Value>;
+
+/// The objects of an array, each with the line it begins in. Ends with the first that is none.
 pub(super) struct Elements<'a> {
     bytes: &'a [u8],
     position: usize,
@@ -19,8 +21,8 @@ impl<'a> Elements<'a> {
         Self { bytes, position: 0, line: 1, ended: false }
     }
 
-    /// The next example and its line; none at the end of the array.
-    fn element(&mut self) -> Result<Option<(usize, Parsed)>, String> {
+    /// The next object and its line; none at the end of the array.
+    fn element(&mut self) -> Result<Option<(usize, Object)>, String> {
         let is_first = self.take(b'[');
         if self.take(b']') {
             let rest = self.next_byte().map(|_| "expected nothing after the array; a file is one array, or has one object per line");
@@ -32,8 +34,8 @@ impl<'a> Elements<'a> {
         self.next_byte();
         let line = self.line;
         let mut values = Deserializer::from_slice(&self.bytes[self.position..]).into_iter();
-        let content = match values.next() {
-            Some(Ok(Value::Object(object))) => parse_object(&object)?,
+        let object = match values.next() {
+            Some(Ok(Value::Object(object))) => object,
             Some(Ok(other)) => return Err(format!("expected objects in the array, found {}", kind(&other))),
             Some(Err(e)) => {
                 self.line += e.line().saturating_sub(1);
@@ -44,7 +46,7 @@ impl<'a> Elements<'a> {
         };
         let end = self.position + values.byte_offset();
         self.advance(end);
-        Ok(Some((line, content)))
+        Ok(Some((line, object)))
     }
 
     fn advance(&mut self, to: usize) {
@@ -68,7 +70,7 @@ impl<'a> Elements<'a> {
 }
 
 impl Iterator for Elements<'_> {
-    type Item = (usize, Result<Parsed, String>);
+    type Item = (usize, Result<Object, String>);
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.ended {
@@ -77,7 +79,7 @@ impl Iterator for Elements<'_> {
         let element = self.element();
         self.ended = !matches!(element, Ok(Some(_)));
         match element {
-            Ok(element) => element.map(|(line, content)| (line, Ok(content))),
+            Ok(element) => element.map(|(line, object)| (line, Ok(object))),
             Err(reason) => Some((self.line, Err(reason))),
         }
     }

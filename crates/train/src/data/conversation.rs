@@ -54,7 +54,7 @@ impl ChatTemplate {
             let Some(changed) = form(from, rendered.as_deref().ok()) else { continue };
             let other = render(&changed);
             match (&rendered, &other) {
-                (Ok(now), Ok(text)) if !is_better((&changed, text), (&messages, now)) => {}
+                (Ok(now), Ok(text)) if !is_better(text, now, &conversation.messages) => {}
                 (Ok(_), Err(_)) => {}
                 // What fails in one form may succeed in two.
                 (Err(_), Err(_)) => attempt = changed,
@@ -68,7 +68,7 @@ impl ChatTemplate {
 /// The messages in another form, given what they are rendered to now; none if it would be the same.
 type Form = fn(&[Message], Option<&str>) -> Option<Vec<Message>>;
 
-const FORMS: [Form; 5] = [json_for_object, empty_for_null, object_for_json, text_for_parts, parts_for_text];
+const FORMS: [Form; 6] = [json_for_object, empty_for_null, null_for_empty, object_for_json, text_for_parts, parts_for_text];
 
 fn changed(messages: &[Message], change: impl Fn(&mut Message) -> bool) -> Option<Vec<Message>> {
     let mut messages = messages.to_vec();
@@ -79,6 +79,18 @@ fn changed(messages: &[Message], change: impl Fn(&mut Message) -> bool) -> Optio
 /// Nothing said as an empty string.
 fn empty_for_null(messages: &[Message], _: Option<&str>) -> Option<Vec<Message>> {
     changed(messages, |message| message.form.take_if(|form| form.is_null()).is_some())
+}
+
+/// Nothing said beside calls of tools as null, if the template does not show all calls.
+fn null_for_empty(messages: &[Message], text: Option<&str>) -> Option<Vec<Message>> {
+    let unseen = |message: &Message| text.is_none_or(|text| texts(message).iter().any(|said| !is_shown(text, said)));
+    changed(messages, |message| {
+        let empty = message.form.is_none() && message.content.is_empty() && message.extra.contains_key("tool_calls") && unseen(message);
+        if empty {
+            message.form = Some(Value::Null);
+        }
+        empty
+    })
 }
 
 /// Contents in parts as one string.
@@ -152,10 +164,10 @@ fn edit_arguments(message: &mut Message, edit: impl Fn(&Value) -> Option<Value>)
     arguments.filter_map(|place| edit(place).map(|value| *place = value)).count() > 0
 }
 
-/// Whether a text shows its messages better than another does: more of what they say and no more of Python, or as much and less of it.
-fn is_better(new: (&[Message], &str), old: (&[Message], &str)) -> bool {
-    let shown = |(messages, text): (&[Message], &str)| messages.iter().flat_map(texts).filter(|said| is_shown(text, said)).count();
-    let python = |(_, text): (&[Message], &str)| {
+/// Whether a text shows messages better than another does: more of what they say and no more of Python, or as much and less of it.
+fn is_better(new: &str, old: &str, messages: &[Message]) -> bool {
+    let shown = |text: &str| messages.iter().flat_map(texts).filter(|said| is_shown(text, said)).count();
+    let python = |text: &str| {
         let signs = ["None", "null", "'type': 'text'", "\"type\": \"text\"", "\\\"", "\"{}\""];
         signs.iter().map(|sign| text.matches(sign).count()).sum::<usize>()
     };

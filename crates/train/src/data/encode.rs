@@ -185,9 +185,11 @@ impl<'a> Encoder<'a> {
     fn each_turn(&self, example: &Example, turns: &Turns, indices: &[usize]) -> Result<Vec<Made>> {
         let (mut made, mut unclear): (Vec<Made>, _) = (Vec::new(), None);
         for index in indices {
-            let too_long = made.last().is_some_and(|last| matches!(last.row, Err(Skip::TooLong)));
+            if made.last().is_some_and(|last| matches!(last.row, Err(Skip::TooLong))) {
+                made.push(Made::left_out(Skip::TooLong, 0));
+                continue;
+            }
             made.push(match turns.row(*index) {
-                _ if too_long => Made::left_out(Skip::TooLong, 0),
                 Ok(row) => self.row(&row, false)?,
                 Err(reason) => {
                     unclear.get_or_insert(reason);
@@ -205,12 +207,34 @@ impl<'a> Encoder<'a> {
     }
 
     fn row(&self, row: &Row, everything: bool) -> Result<Made> {
-        let pieces = self.tokenizer.pieces(&row.text, false)?;
+        let text = format!("{}{}", row.text, row.next);
+        let mut pieces = self.tokenizer.pieces(&text, false)?;
+        if !row.next.is_empty() {
+            // Of what would follow, the token that ends a text is the turn's own.
+            match self.end_behind(row.text.len(), &pieces, &text) {
+                Some(end) => pieces.truncate(end + 1),
+                None => pieces = self.tokenizer.pieces(&row.text, false)?,
+            }
+        }
         let mut counted = vec![everything; pieces.len()];
         for turn in &row.turns {
             mark(turn, &pieces, &mut counted, self.tokenizer);
+            if turn.limit == turn.content_end
+                && let Some(end) = self.end_behind(turn.content_end, &pieces, &text)
+            {
+                let behind = pieces.iter().zip(&mut counted).take(end + 1).filter(|(piece, _)| piece.end > turn.content_end);
+                behind.for_each(|(_, counts)| *counts = true);
+            }
         }
         Ok(Made { lacks: row.lacks, ..self.fit(Encoded::new(&pieces, |i, _| counted[i])) })
+    }
+
+    /// The token that ends a text, if it comes right behind `at`, spaces aside.
+    fn end_behind(&self, at: usize, pieces: &[Piece], text: &str) -> Option<usize> {
+        let first = pieces.iter().position(|piece| piece.start >= at && piece.end > at)?;
+        let is_space = |piece: &Piece| text.get(piece.start..piece.end).is_some_and(|text| text.trim().is_empty());
+        let end = first + pieces[first..].iter().position(|piece| !is_space(piece))?;
+        self.tokenizer.eos_ids().contains(&pieces[end].id).then_some(end)
     }
 
     /// With the end-of-sequence token.

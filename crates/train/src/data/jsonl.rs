@@ -125,30 +125,40 @@ impl Example {
 /// not an example, and if there is no example at all.
 pub fn read_examples(path: impl AsRef<Path>) -> Result<Vec<Example>> {
     let path = path.as_ref();
+    let file: Arc<Path> = path.into();
+    let (mut examples, mut unused) = (Vec::new(), Unused::default());
+    each_object(path, |line, object| {
+        let parsed = parse_object(&object)?;
+        unused.add(&parsed.unused);
+        examples.push(Example::parsed(parsed, &file, line));
+        Ok(())
+    })?;
+    unused.warn(path);
+    Ok(examples)
+}
+
+/// Take every object of a file, JSON Lines or one JSON array, with the line that it begins in.
+///
+/// Fails with the file and the line of the first that is none or that is not taken, and if there is none at all.
+pub(super) fn each_object(path: &Path, mut take: impl FnMut(usize, Map<String, Value>) -> Result<(), String>) -> Result<()> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
     if bytes.starts_with(GZIP) {
         return Err(Error::file(path, COMPRESSED));
     }
     let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes);
-    let file: Arc<Path> = path.into();
-    let (mut examples, mut unused) = (Vec::new(), Unused::default());
-    let mut take = |line: usize, parsed: Result<Option<Parsed>, String>| {
-        let parsed = parsed.map_err(|reason| Error::Data { file: path.into(), line, reason })?;
-        if let Some(parsed) = parsed {
-            unused.add(&parsed.unused);
-            examples.push(Example::parsed(parsed, &file, line));
-        }
-        Ok(())
+    let mut taken = 0;
+    let mut take = |line: usize, object: Result<Option<Map<String, Value>>, String>| {
+        let done = object.and_then(|object| {
+            taken += usize::from(object.is_some());
+            object.map_or(Ok(()), |object| take(line, object))
+        });
+        done.map_err(|reason| Error::Data { file: path.into(), line, reason })
     };
     match bytes.trim_ascii_start().first() {
-        Some(b'[') => Elements::new(bytes).try_for_each(|(line, content)| take(line, content.map(Some)))?,
-        _ => bytes.split(|&b| b == b'\n').enumerate().try_for_each(|(index, line)| take(index + 1, parse_line(line)))?,
+        Some(b'[') => Elements::new(bytes).try_for_each(|(line, object)| take(line, object.map(Some)))?,
+        _ => bytes.split(|&b| b == b'\n').enumerate().try_for_each(|(index, line)| take(index + 1, object_of(line)))?,
     }
-    if examples.is_empty() {
-        return Err(Error::file(path, NO_EXAMPLES));
-    }
-    unused.warn(path);
-    Ok(examples)
+    if taken == 0 { Err(Error::file(path, NO_EXAMPLES)) } else { Ok(()) }
 }
 
 /// What some editors put at the beginning of a file.
@@ -160,18 +170,23 @@ pub(super) const NO_EXAMPLES: &str = "holds no examples";
 
 /// The example of a line, or nothing for a blank one.
 pub(super) fn parse_line(line: &[u8]) -> Result<Option<Parsed>, String> {
+    object_of(line)?.map(|object| parse_object(&object)).transpose()
+}
+
+/// The object of a line, or nothing for a blank one.
+fn object_of(line: &[u8]) -> Result<Option<Map<String, Value>>, String> {
     let line = std::str::from_utf8(line).map_err(|e| format!("not valid UTF-8 at byte {}", e.valid_up_to() + 1))?;
     if line.trim().is_empty() {
         return Ok(None);
     }
     match serde_json::from_str(line).map_err(json_reason)? {
-        Value::Object(object) => parse_object(&object).map(Some),
+        Value::Object(object) => Ok(Some(object)),
         other => Err(format!("expected one JSON object per line, found {}", kind(&other))),
     }
 }
 
 /// serde_json counts lines within the text it was given, which is always line 1 here.
-pub(super) fn json_reason(error: serde_json::Error) -> String {
+fn json_reason(error: serde_json::Error) -> String {
     let text = error.to_string();
     let reason = text.split(" at line ").next().unwrap_or(&text);
     format!("not valid JSON: {reason} at column {}; each line must hold one whole JSON object", error.column())

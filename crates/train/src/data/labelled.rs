@@ -1,8 +1,9 @@
-//! Labelled texts from JSON Lines files, and the set of their labels.
+//! Labelled texts from data files, and the set of their labels.
 
-use super::jsonl::json_reason;
-use super::messages::kind;
-use super::shapes::string;
+use super::jsonl::each_object;
+use super::keys::{self, Unused};
+use super::messages::{kind, messages};
+use super::shapes::{string, without_nulls};
 use peft_core::{Error, Result};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -10,6 +11,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// A text or a pair of texts with its label, `{"text", "label"}` or `{"text", "text_pair", "label"}`.
+///
+/// Messages, `{"messages": […], "label"}` or a list in the place of a text, are read as one text: that of a single message, else a line
+/// `role: content` for each. An encoder's checkpoint has no chat template that would say it otherwise.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Labelled {
     /// The text.
@@ -41,21 +45,27 @@ impl Labelled {
         Error::Data { file: self.file.to_path_buf(), line: self.line, reason: reason.to_string() }
     }
 
-    fn parse(line: &[u8], file: &Arc<Path>, number: usize) -> Result<Option<Self>, String> {
-        let line = std::str::from_utf8(line).map_err(|e| format!("not valid UTF-8 at byte {}", e.valid_up_to() + 1))?;
-        if line.trim().is_empty() {
-            return Ok(None);
-        }
-        let object = match serde_json::from_str(line).map_err(json_reason)? {
-            Value::Object(object) => object,
-            other => return Err(format!("expected one JSON object per line, found {}", kind(&other))),
-        };
-        let pair = match object.get("text_pair") {
-            None | Some(Value::Null) => None,
-            Some(_) => Some(string(&object, "text_pair")?),
-        };
-        let (text, label) = (string(&object, "text")?, label(&object)?);
-        Ok(Some(Self { text, pair, label, file: file.clone(), line: number }))
+    fn parse(object: &Map<String, Value>, file: &Arc<Path>, line: usize) -> Result<Self, String> {
+        let (text, pair) = texts(object)?;
+        Ok(Self { text, pair, label: label(object)?, file: file.clone(), line })
+    }
+}
+
+/// The text of an object, and the one that it is paired with.
+fn texts(object: &Map<String, Value>) -> Result<(String, Option<String>), String> {
+    let pair = object.contains_key("text_pair").then(|| text(object, "text_pair")).transpose()?;
+    let key = ["messages", "conversations"].into_iter().find(|key| object.contains_key(*key) && !object.contains_key("text"));
+    Ok((text(object, key.unwrap_or("text"))?, pair))
+}
+
+/// A text, or messages as one.
+fn text(object: &Map<String, Value>, key: &str) -> Result<String, String> {
+    if !object.get(key).is_some_and(Value::is_array) {
+        return string(object, key);
+    }
+    match messages(key, &object[key])?.as_slice() {
+        [alone] => Ok(alone.content.clone()),
+        several => Ok(several.iter().map(|message| format!("{}: {}", message.role, message.content)).collect::<Vec<_>>().join("\n")),
     }
 }
 
@@ -72,24 +82,46 @@ fn label(object: &Map<String, Value>) -> Result<RawLabel, String> {
     }
 }
 
-/// Read all examples of a JSON Lines file. Blank lines are skipped, further keys are ignored.
+/// Read all examples of a file: JSON Lines, or one JSON array of objects.
+///
+/// Blank lines are skipped, further keys are ignored; those that mean something elsewhere are warned of.
 ///
 /// # Errors
-/// [`Error::Data`] with the file and line of the first line that is not an example; [`Error::File`] if there is none at all.
+/// [`Error::Data`] with the file and line of the first object that is not an example; [`Error::File`] if there is none at all.
 pub fn read_labelled(path: impl AsRef<Path>) -> Result<Vec<Labelled>> {
     let path = path.as_ref();
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     let file: Arc<Path> = path.into();
     let mut examples = Vec::new();
-    for (index, line) in bytes.split(|&b| b == b'\n').enumerate() {
-        let parsed = Labelled::parse(line, &file, index + 1);
-        examples.extend(parsed.map_err(|reason| Error::Data { file: path.into(), line: index + 1, reason })?);
-    }
-    if examples.is_empty() {
-        return Err(Error::file(path, "holds no examples"));
-    }
+    each_known(path, &["label", "text_pair"], |line, object| {
+        examples.push(Labelled::parse(&object, &file, line)?);
+        Ok(())
+    })?;
     Ok(examples)
+}
+
+/// Read the texts of a file as [`read_labelled`] does, each with the one that it is paired with, if any. Labels are not needed.
+///
+/// # Errors
+/// As [`read_labelled`].
+pub fn read_texts(path: impl AsRef<Path>) -> Result<Vec<(String, Option<String>)>> {
+    let mut all = Vec::new();
+    each_known(path.as_ref(), &["label", "labels", "text_pair"], |_, object| {
+        all.push(texts(&object)?);
+        Ok(())
+    })?;
+    Ok(all)
+}
+
+/// Take every object of a file without its nulls, and warn of keys that say something and do not act.
+fn each_known(path: &Path, act: &[&str], mut take: impl FnMut(usize, Map<String, Value>) -> Result<(), String>) -> Result<()> {
+    let mut unused = Unused::default();
+    each_object(path, |line, object| {
+        let object = without_nulls(&object);
+        unused.add(&keys::unused(&object, |key| act.contains(&key)));
+        take(line, object)
+    })?;
+    unused.warn(path);
+    Ok(())
 }
 
 /// What the labels of a data set mean.

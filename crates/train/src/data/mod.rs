@@ -56,7 +56,7 @@ pub(crate) use encode::encode_inside;
 pub use encode::{EncodeConfig, Encoded, Encoder, encode_continuation, encode_example};
 pub use examples::Examples;
 pub use jsonl::{Content, Example, Message, read_examples};
-pub use labelled::{Label, Labelled, Labels, RawLabel, read_labelled};
+pub use labelled::{Label, Labelled, Labels, RawLabel, read_labelled, read_texts};
 pub use packing::pack;
 pub use pairs::Tokens;
 pub use plan::Plan;

@@ -240,3 +240,44 @@ fn keys_of(object: &Map<String, Value>) -> String {
     let keys: Vec<_> = object.keys().map(|k| format!("`{k}`")).collect();
     format!("the keys {}", keys.join(", "))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unused(row: &str) -> Vec<&'static str> {
+        parse_object(serde_json::from_str::<Value>(row).unwrap().as_object().unwrap()).unwrap().unused
+    }
+
+    #[test]
+    fn keys_that_say_how_a_row_is_meant_act_or_are_named() {
+        let cases: [(&str, &[&str]); 12] = [
+            (r#"{"text": "a", "label": "pos", "id": 3}"#, &["label"]),
+            (r#"{"text": "a", "text_pair": "b", "tools": [{}], "weight": 0.5}"#, &["tools", "text_pair", "weight"]),
+            (r#"{"text": "a", "label": null, "images": [], "tools": [null], "system": ""}"#, &[]),
+            (r#"{"prompt": "a", "completion": "b", "label": true, "system": "s"}"#, &["system"]),
+            (r#"{"prompt": "a", "completion": "b", "label": 1, "train_on_inputs": false}"#, &["label", "train_on_inputs"]),
+            (r#"{"prompt": [{"role": "user", "content": "a"}], "completion": "b", "label": true, "tools": [{}]}"#, &[]),
+            (
+                r#"{"messages": [{"role": "user", "content": "a"}], "tools": [{}], "documents": [{}], "chat_template_kwargs": {"a": 1}}"#,
+                &[],
+            ),
+            (r#"{"messages": [{"role": "user", "content": "a"}], "images": ["a.png"], "label": false}"#, &["images"]),
+            (r#"{"messages": [{"role": "user", "content": "a"}], "chosen": [1], "rejected": [2]}"#, &["chosen", "rejected"]),
+            (r#"{"messages": [{"role": "user", "content": "a"}], "system": "s"}"#, &[]),
+            (r#"{"messages": [{"role": "system", "content": "t"}, {"role": "user", "content": "a"}], "system": "s"}"#, &["system"]),
+            (r#"{"instruction": "a", "output": "b", "system": "s", "history": [["a", "b"]]}"#, &["history"]),
+        ];
+        for (row, expected) in cases {
+            assert_eq!(unused(row), expected, "{row}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_marked_as_bad_is_not_wanted() {
+        let wanted = |row: &str| parse_object(serde_json::from_str::<Value>(row).unwrap().as_object().unwrap()).unwrap().wanted;
+        assert!(!wanted(r#"{"prompt": "a", "completion": "b", "label": false}"#));
+        assert!(!wanted(r#"{"messages": [{"role": "user", "content": "a"}], "label": false}"#));
+        assert!(wanted(r#"{"prompt": "a", "completion": "b", "label": true}"#) && wanted(r#"{"text": "a", "label": false}"#));
+    }
+}

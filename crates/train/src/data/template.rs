@@ -65,7 +65,7 @@ impl ChatTemplate {
     ///
     /// Fails with the template's own message if it refuses the conversation.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        self.try_render(messages, &Variables::new(), add_generation_prompt).map_err(|reason| Error::file(&self.file, reason))
+        self.render_conversation(&messages.to_vec().into(), add_generation_prompt)
     }
 
     /// As [`render`](Self::render) with further variables, and with the reason alone, for callers that know a better place to report.

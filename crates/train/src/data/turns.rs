@@ -24,6 +24,7 @@ use super::conversation::{Conversation, parts};
 use super::jsonl::Message;
 use super::spans::{Spans, common_prefix};
 use super::template::{ChatTemplate, MARKS};
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// A character that no conversation contains; it stands for what somebody says.
@@ -51,6 +52,8 @@ pub(super) struct Turn {
 pub(super) struct Row {
     pub(super) text: String,
     pub(super) turns: Vec<Turn>,
+    /// What would stand between the text and a question behind it, if nothing closes the last turn.
+    pub(super) next: String,
     /// Whether the text lacks something that its messages say.
     pub(super) lacks: bool,
 }
@@ -127,7 +130,7 @@ impl<'a> Turns<'a> {
         }
         // What closes the message is what stays when a question follows.
         let followed = self.followed(index + 1).unwrap_or_default();
-        let before_question = &followed[..followed.rfind(PROBE).unwrap_or(0)];
+        let before_question = &followed[..followed.find(PROBE).unwrap_or(0)];
         let said = &row.text[start..content_end];
         let end = before_question.rfind(said).map(|at| at + said.len()).ok_or("nothing shows where it ends")?;
         let closing = whole_signs(&row.text[content_end..], &followed[end..]);
@@ -135,7 +138,7 @@ impl<'a> Turns<'a> {
         let content_end = begin + content_end - start;
         let turn = Turn { start: begin, content_end, limit: content_end + closing, holes: Vec::new(), opens_next: true };
         let lacks = row.spans.hidden.iter().any(|(message, _)| *message == index);
-        Ok(Row { text, turns: vec![turn], lacks })
+        Ok(Row { text, turns: vec![turn], next: String::new(), lacks })
     }
 
     fn messages(&self) -> &'a [Message] {
@@ -168,7 +171,7 @@ impl<'a> Turns<'a> {
         let whole = self.rendered(self.messages().len(), text)?;
         match whole.shows_nothing(self.messages()) {
             true => Err(NOTHING.into()),
-            false => Ok(Row { lacks: !whole.spans.hidden.is_empty(), text: whole.text, turns: Vec::new() }),
+            false => Ok(Row { lacks: !whole.spans.hidden.is_empty(), text: whole.text, turns: Vec::new(), next: String::new() }),
         }
     }
 
@@ -267,13 +270,25 @@ impl<'a> Turns<'a> {
         }
     }
 
-    /// The first `cut` messages with a question behind them.
+    /// The first `cut` messages with a question behind them, or with the results of tools if the template allows nothing else there.
     fn followed(&self, cut: usize) -> Result<String, String> {
-        let mut messages = self.messages()[..cut].to_vec();
-        let mut question = Message::new("user", PROBE);
-        question.form = messages.iter().rev().find(|m| m.role == "user").and_then(|m| m.form.as_ref()).map(|_| parts(PROBE));
-        messages.push(question);
-        self.try_render(&messages, false)
+        let messages = &self.messages()[..cut];
+        let parts_like =
+            |role: &str| messages.iter().rev().find(|m| m.role == role).is_some_and(|m| m.form.as_ref().is_some_and(Value::is_array));
+        let probe = |role: &str| {
+            let form = parts_like(role).then(|| parts(PROBE));
+            Message { form, ..Message::new(role, PROBE) }
+        };
+        let with = |next: Vec<Message>| self.try_render(&[messages, &next].concat(), false);
+        with(vec![probe("user")]).or_else(|reason| {
+            let calls = messages.last().and_then(|message| message.extra.get("tool_calls")).and_then(Value::as_array);
+            let result = |call: &Value| {
+                let mut result = probe("tool");
+                result.extra.extend(call.get("id").map(|id| ("tool_call_id".to_string(), id.clone())));
+                result
+            };
+            calls.map_or(Err(reason), |calls| with(calls.iter().map(result).collect()))
+        })
     }
 
     /// Where a message begins that the generation prompt does not open: where it differs from one with a content alone.
@@ -283,16 +298,9 @@ impl<'a> Turns<'a> {
         plain.form = messages[index].form.as_ref().filter(|form| form.is_array()).map(|_| parts(PROBE));
         messages[index] = plain;
         match self.try_render(&messages, false) {
-            Ok(other) => self.differs(row, &other),
-            Err(_) => self.differs(row, prompt),
+            Ok(other) => row.differs(&other, index),
+            Err(_) => row.differs(prompt, index),
         }
-    }
-
-    /// Where a text differs from another, at the beginning of the sign in which it does.
-    fn differs(&self, row: &Rendered, other: &str) -> usize {
-        let common = common_prefix(&row.text, other);
-        let said = row.spans.spans.iter().map(|span| span.end).filter(|end| *end <= common).max().unwrap_or(0);
-        said + whole_signs(&row.text[said..], other.get(said..).unwrap_or_default())
     }
 
     /// The bytes that close the last message where a generation prompt follows in any case.
@@ -331,8 +339,19 @@ impl<'a> Turns<'a> {
     fn row_of(&self, rendered: Rendered, turns: Vec<Turn>, alone: Option<usize>) -> Row {
         let others = |message: usize| self.messages()[message].role != "assistant";
         let lacks = rendered.spans.hidden.iter().any(|(message, _)| alone.is_none_or(|index| *message == index || others(*message)));
+        let next = turns.last().and_then(|last| self.next(&rendered, last)).unwrap_or_default();
         let turns = self.marked(&rendered, &turns).unwrap_or(turns);
-        Row { text: rendered.text, turns, lacks }
+        Row { text: rendered.text, turns, next, lacks }
+    }
+
+    /// What would follow a turn that nothing closes, if it ends the text.
+    fn next(&self, rendered: &Rendered, last: &Turn) -> Option<String> {
+        if last.content_end < rendered.text.len() {
+            return None;
+        }
+        let followed = self.followed(rendered.cut).ok()?;
+        let next = followed.strip_prefix(&rendered.text)?;
+        Some(next[..next.find(PROBE)?].into())
     }
 
     /// What the template itself marks as the assistant's, where that is to be learned.
@@ -369,6 +388,16 @@ impl<'a> Turns<'a> {
 type Kind = (Option<String>, Option<String>, Vec<bool>, bool);
 
 impl Rendered {
+    /// Where the text differs from another in how message `index` begins: at the first word, or at the beginning of a sign.
+    fn differs(&self, other: &str, index: usize) -> usize {
+        let common = common_prefix(&self.text, other);
+        if self.spans.of_message.get(&index).is_some_and(|(first, _)| *first <= common) {
+            return common;
+        }
+        let said = self.spans.spans.iter().map(|span| span.end).filter(|end| *end <= common).max().unwrap_or(0);
+        said + whole_signs(&self.text[said..], other.get(said..).unwrap_or_default())
+    }
+
     fn shows_nothing(&self, messages: &[Message]) -> bool {
         let says = messages.iter().any(|message| !message.content.trim().is_empty());
         says && self.spans.spans.is_empty() && !self.spans.hidden.is_empty()
@@ -424,6 +453,7 @@ fn unclear(index: usize, why: &str) -> String {
 mod tests {
     use super::*;
     use crate::data::SpecialTokens;
+    use crate::data::template::RENDERINGS;
 
     /// The assistant's parts of the text, each split where its content ends.
     fn parts(source: &str, messages: &[(&str, &str)]) -> Result<Vec<String>, String> {
@@ -479,6 +509,25 @@ mod tests {
     fn a_text_that_counts_its_messages_gives_each_turn_behind_the_count_that_the_model_would_see() {
         let counting = "{{ messages | length }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}";
         assert_eq!(parts(counting, &TWO_TURNS).unwrap(), ["b b^", " d^"]);
+    }
+
+    #[test]
+    fn a_long_conversation_is_rendered_as_often_as_a_short_one() {
+        let chatml = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}<end>\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
+        let plain = "{% for m in messages %}[{{ m.content }}]{% endfor %}";
+        let renderings = |source: &str, turns: usize| {
+            let messages: Vec<_> = (0..turns).flat_map(|i| [("user", format!("q{i}\n")), ("assistant", format!("w{i} "))]).collect();
+            let messages: Vec<_> = messages.iter().map(|(role, content)| (*role, content.as_str())).collect();
+            let before = RENDERINGS.get();
+            let found = parts(source, &messages).unwrap();
+            assert_eq!(found.len(), turns);
+            assert!(found.iter().enumerate().all(|(i, part)| part.starts_with(&format!("w{i}"))), "{found:?}");
+            RENDERINGS.get() - before
+        };
+        for source in [chatml, plain] {
+            let [short, long] = [20, 2000].map(|turns| renderings(source, turns));
+            assert!(short <= 40 && long <= short, "{short} renderings of 40 messages, {long} of 4,000");
+        }
     }
 
     #[test]
