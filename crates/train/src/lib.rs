@@ -14,6 +14,7 @@ mod language;
 mod memory;
 mod optimizer;
 mod parallel;
+mod parameters;
 mod progress;
 pub mod report;
 mod resume;
