@@ -17,7 +17,7 @@ use peft_train::data::{
 };
 use rand::seq::SliceRandom;
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
