@@ -527,6 +527,8 @@ mod tests {
             }
         }
         let error = read("lr: 1e999\n".into()).unwrap_err().to_string();
+        assert!(error.contains("lr: 1e999"), "{error}");
+        let error = read("lr: .inf\n".into()).unwrap_err().to_string();
         assert!(error.ends_with("run.yaml: `lr` is inf; it must be a finite number"), "{error}");
         let error = read("alpha_pattern: {q_proj: .nan}\n".into()).unwrap_err().to_string();
         assert!(error.ends_with("`alpha_pattern.q_proj` is NaN; it must be a finite number"), "{error}");

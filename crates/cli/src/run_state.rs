@@ -8,10 +8,11 @@
 //! 4. `finished: true`: it is over.
 
 use crate::commands::report::PAGE_FILE;
-use peft_core::files::{OutputDir, RunDir, disk, read_json, write_atomic};
+use crate::run::Run;
+use peft_core::files::{INDEX_FILE, OutputDir, RunDir, disk, read_json, write_atomic};
 use peft_core::{Error, Result};
 use peft_train::report::{METRICS_FILE, PARAMETERS_FILE, RunRecord, SAMPLES_FILE, SETTINGS_FILE, SUMMARY_FILE, page};
-use peft_train::{BaseFingerprint, CheckpointDir};
+use peft_train::{BaseFingerprint, CheckpointDir, changed};
 use serde::{Deserialize, Serialize};
 use std::fs::read_dir;
 use std::path::{Path, PathBuf};
@@ -121,6 +122,45 @@ impl RunState {
     }
 }
 
+/// Refuse to continue a run that is over.
+pub fn check_unfinished(state: Option<&RunState>, out: &Path) -> Result<()> {
+    let finished = match state {
+        Some(state) => state.is_finished(),
+        // A run of an earlier version: it has its adapter or weights, and no checkpoint.
+        None => {
+            let results = ["adapter_model.safetensors", "model.safetensors", INDEX_FILE];
+            results.iter().any(|name| out.join(name).exists()) && CheckpointDir::new(out.join("checkpoints")).latest().is_none()
+        }
+    };
+    match finished {
+        true => Err(Error::file(out, "this run is over, so that there is nothing to resume; --overwrite trains anew")),
+        false => Ok(()),
+    }
+}
+
+/// Settings that say where to compute, how often to look or what to keep: they may change when a run goes on.
+const MAY_CHANGE: [&str; 6] = ["eval", "eval_steps", "save_steps", "save_total_limit", "samples", "device"];
+
+/// Refuse to continue a run with settings that would have made another one.
+pub fn check_continues(run: &Run, file: &Path) -> Result<()> {
+    if !file.exists() {
+        return Ok(());
+    }
+    let settings = |run: &Run| {
+        let mut settings = run.to_map()?;
+        settings.retain(|name, _| !MAY_CHANGE.contains(&name.as_str()));
+        Ok(settings)
+    };
+    let changed = changed(&settings(&Run::read(file)?)?, &settings(run)?);
+    match changed.is_empty() {
+        true => Ok(()),
+        false => {
+            let reason = format!("--resume needs the settings of the run that it continues, which this file holds: {}", changed.join("; "));
+            Err(Error::file(file, reason))
+        }
+    }
+}
+
 /// Finish what a process that was killed had begun to finish; its outcome, or nothing where a run in `out` had not come so far.
 pub fn complete(out: &Path) -> Result<Option<serde_json::Value>> {
     if !out.join(FINISHED).is_dir() {
@@ -148,12 +188,13 @@ fn put(out: &Path) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// Remove the directory of results.
+/// Remove the directory of results, and those that could not be given its name.
 fn remove_finished(out: &Path) -> Result<()> {
-    let dir = out.join(FINISHED);
     // Without its state it says nothing any more, whatever else is still in it.
-    disk::remove_file(&dir.join(STATE_FILE))?;
-    disk::remove_dir_all(&dir)
+    disk::remove_file(&out.join(FINISHED).join(STATE_FILE))?;
+    let kept = format!(".{FINISHED}.complete-");
+    let is_of_results = |name: &&String| *name == FINISHED || name.starts_with(&kept);
+    names(out)?.iter().filter(is_of_results).try_for_each(|name| disk::remove_dir_all(&out.join(name)))
 }
 
 fn names(dir: &Path) -> Result<Vec<String>> {

@@ -79,56 +79,6 @@ impl TrainedParams {
     }
 }
 
-/// Paths and shapes of the trained parameters, in the order of the model.
-pub(crate) fn parameter_paths<M: Module>(model: &M) -> Vec<(String, Vec<usize>)> {
-    let mut found = Vec::new();
-    each_parameter(model, &mut |path, parameter| {
-        if parameter.trained {
-            found.push((path.join("."), parameter.shape));
-        }
-    });
-    found
-}
-
-/// The first parameter with a value that is not a finite number: its path, and whether it is trained.
-pub(crate) fn first_non_finite<M: Module>(model: &M) -> Option<(String, bool)> {
-    let mut found = None;
-    each_parameter(model, &mut |path, parameter| {
-        if found.is_none() && !(parameter.is_finite)() {
-            found = Some((path.join("."), parameter.trained));
-        }
-    });
-    found
-}
-
-/// What can be asked of a parameter of any rank.
-struct Parameter<'a> {
-    trained: bool,
-    shape: Vec<usize>,
-    is_finite: Box<dyn Fn() -> bool + 'a>,
-}
-
-fn each_parameter<M: Module>(model: &M, visit: &mut dyn FnMut(&[String], Parameter)) {
-    struct Walk<'a> {
-        path: Vec<String>,
-        visit: &'a mut dyn FnMut(&[String], Parameter),
-    }
-    impl ModuleVisitor for Walk<'_> {
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.path.push(name.into());
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let is_finite = || peft_core::as_type(param.base().inner(), DType::F32).is_finite().all().into_scalar::<bool>();
-            let shape = param.shape().to_vec();
-            (self.visit)(&self.path, Parameter { trained: param.is_require_grad(), shape, is_finite: Box::new(is_finite) });
-        }
-    }
-    model.visit(&mut Walk { path: Vec::new(), visit });
-}
-
 fn square<const D: usize>(gradients: &GradientsParams, id: ParamId) -> Option<Tensor<1>> {
     Some(peft_core::as_type(gradients.get::<D>(id)?, DType::F32).powf_scalar(2.0).sum())
 }

@@ -1,7 +1,7 @@
 //! Which run a checkpoint belongs to.
 
 use crate::config::TrainConfig;
-use crate::hooks::parameter_paths;
+use crate::parameters::parameter_paths;
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

@@ -13,6 +13,7 @@ mod language;
 mod memory;
 mod optimizer;
 mod parallel;
+mod parameters;
 mod progress;
 pub mod report;
 mod resume;

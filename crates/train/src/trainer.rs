@@ -6,9 +6,10 @@
 use crate::config::TrainConfig;
 use crate::data::Position;
 use crate::feed::{Feed, Source, Step};
-use crate::hooks::{Hook, Retie, TrainedParams, first_non_finite};
+use crate::hooks::{Hook, Retie, TrainedParams};
 use crate::identity::Identity;
 use crate::parallel::{Learned, Replicas};
+use crate::parameters::cause_of_non_finite;
 use crate::progress::{Metrics, Progress, Report};
 use crate::resume::{Best, CheckpointDir, State};
 use crate::task::{Evaluation, Task};
@@ -253,17 +254,7 @@ impl<M: Module + Sync + 'static, T: Task<M>> Run<M, T> {
         };
         // With warm-up, the first step has a rate of 0.
         let unchanged = self.begun_at == 0 && step <= 1 + usize::from(self.config.optimizer.warmup_steps > 0);
-        let cause = match first_non_finite(model) {
-            Some((path, false)) => format!("the base weight `{path}` holds values that are not finite numbers, so that no setting helps"),
-            Some((path, true)) if unchanged => format!("the trained parameter `{path}` was not a finite number before training began"),
-            Some((path, true)) => format!("training has made `{path}` infinite or not a number; a lower learning rate often helps"),
-            None if unchanged => {
-                "no parameter has moved yet, so that the learning rate is not the cause: values within the model overflow on these examples \
-                 (weights in f16 overflow soonest, see dtype)"
-                    .into()
-            }
-            None => "all parameters are finite numbers; a lower learning rate often helps".into(),
-        };
+        let cause = cause_of_non_finite(model, unchanged);
         Err(Error::NonFinite { what: format!("the {what} of step {step} is {value}; {cause}{back}") })
     }
 

@@ -15,11 +15,11 @@ use burn::module::Module;
 use burn::tensor::{DType, Device};
 use clap::Args;
 use peft_adapters::PeftConfig;
-use peft_core::files::{INDEX_FILE, Inputs, RunDir, copy_checkpoint_files, read_text, write_atomic};
+use peft_core::files::{Inputs, RunDir, copy_checkpoint_files, read_text, write_atomic};
 use peft_core::{CONFIG_FILE, Context, Error, Result, Summary, TENSOR_FILE, adapt, save_adapter};
 use peft_models::CausalLm;
 use peft_train::report::{METRICS_FILE, PARAMETERS_FILE, SAMPLES_FILE, SETTINGS_FILE, SUMMARY_FILE};
-use peft_train::{CheckpointDir, LanguageModelling, Report, Task, TrainConfig, Trained, Trainer, changed};
+use peft_train::{LanguageModelling, Report, Task, TrainConfig, Trained, Trainer};
 use serde::Serialize;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -154,8 +154,8 @@ fn finetune(run: &Run, base: Local, out: &Path, place: RunDir, resume: bool, sho
     let earlier = if resume { RunState::read(out)? } else { None };
     let goes_on = resume && earlier.as_ref().is_none_or(RunState::has_begun);
     if goes_on {
-        check_unfinished(earlier.as_ref(), out)?;
-        check_continues(run, &out.join(SETTINGS_FILE))?;
+        run_state::check_unfinished(earlier.as_ref(), out)?;
+        run_state::check_continues(run, &out.join(SETTINGS_FILE))?;
     }
     let state = earlier.unwrap_or_else(RunState::now);
     let start = Start { run, base, config, train, devices, out, place: &place, resume: goes_on, show, stop, state };
@@ -353,45 +353,6 @@ fn prepare(run: &Run, base: &Local, config: Option<&Path>, out: &Path, overwrite
     let own = |file: &&Path| file.parent() == Some(out) && (resume || file.file_name() == Some(SETTINGS_FILE.as_ref()));
     let config = config.filter(|file| !own(file));
     RunDir::open(out, overwrite || resume, &PREPARATION, &inputs.and_maybe("the settings", config))
-}
-
-/// Refuse to continue a run that is over.
-fn check_unfinished(state: Option<&RunState>, out: &Path) -> Result<()> {
-    let finished = match state {
-        Some(state) => state.is_finished(),
-        // A run of an earlier version: it has its adapter or weights, and no checkpoint.
-        None => {
-            let results = ["adapter_model.safetensors", "model.safetensors", INDEX_FILE];
-            results.iter().any(|name| out.join(name).exists()) && CheckpointDir::new(out.join("checkpoints")).latest().is_none()
-        }
-    };
-    match finished {
-        true => Err(Error::file(out, "this run is over, so that there is nothing to resume; --overwrite trains anew")),
-        false => Ok(()),
-    }
-}
-
-/// Settings that say where to compute, how often to look or what to keep: they may change when a run goes on.
-const MAY_CHANGE: [&str; 6] = ["eval", "eval_steps", "save_steps", "save_total_limit", "samples", "device"];
-
-/// Refuse to continue a run with settings that would have made another one.
-fn check_continues(run: &Run, file: &Path) -> Result<()> {
-    if !file.exists() {
-        return Ok(());
-    }
-    let settings = |run: &Run| {
-        let mut settings = run.to_map()?;
-        settings.retain(|name, _| !MAY_CHANGE.contains(&name.as_str()));
-        Ok(settings)
-    };
-    let changed = changed(&settings(&Run::read(file)?)?, &settings(run)?);
-    match changed.is_empty() {
-        true => Ok(()),
-        false => {
-            let reason = format!("--resume needs the settings of the run that it continues, which this file holds: {}", changed.join("; "));
-            Err(Error::file(file, reason))
-        }
-    }
 }
 
 /// Let `config.json` in `dir` name the type of the weights that were written.

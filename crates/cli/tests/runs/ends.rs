@@ -3,6 +3,7 @@
 use crate::common::{Place, TINY, failure, losses, peft, result};
 use serde_json::{Value, json};
 use std::path::Path;
+use std::process::Command;
 
 /// The files of a run's directory.
 fn listing(out: &str) -> Vec<String> {
@@ -201,5 +202,50 @@ fn settings_that_cannot_act_are_refused_or_named() {
     for number in ["nan", "inf", "1e999"] {
         let (code, said) = run(&["--lr", number]);
         assert!(code == Some(1) && said.contains("`lr` is ") && said.contains("finite number"), "{said}");
+    }
+}
+
+/// A run with everything in it that is written.
+fn eventful(data: &str, out: &str) -> Vec<String> {
+    let text = format!(
+        "finetune --model {TINY} --data {data} --eval {data} --samples 1 --batch-size 2 --lora-dropout 0.1 --max-steps 8 --save-steps 3 \
+         --eval-steps 2 --load-best-model-at-end --lr 0.05 --progress none --out {out}"
+    );
+    text.split_whitespace().map(String::from).collect()
+}
+
+/// Let the change of number `at` that the run makes to the disk fail, fill the disk, or be the moment at which it is killed. False if the run has
+/// ended before.
+fn faulty(arguments: &[String], fault: &str, at: usize) -> bool {
+    let output = Command::new(env!("CARGO_BIN_EXE_peft")).args(arguments).env("PEFT_FAULT", format!("{fault}:{at}")).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!stderr.contains("panicked"), "{fault}:{at}: {stderr}");
+    stderr.contains("PEFT_FAULT")
+}
+
+#[test]
+fn whatever_change_to_the_disk_fails_or_is_the_last_the_run_goes_on_to_the_same_end() {
+    let place = Place::new();
+    let (data, whole) = (place.data(), place.path("whole"));
+    assert!(Command::new(env!("CARGO_BIN_EXE_peft")).args(eventful(&data, &whole)).output().unwrap().status.success());
+    let adapter = |out: &str| std::fs::read(Path::new(out).join("adapter_model.safetensors")).unwrap();
+    for fault in ["kill", "fail", "full"] {
+        // Which of the changes is left to chance; together, runs of this test try them all.
+        let mut at = rand::random_range(1..30);
+        loop {
+            let out = place.path(&format!("{fault}-{at}"));
+            let begun = eventful(&data, &out);
+            if !faulty(&begun, fault, at) {
+                break;
+            }
+            let again = [begun, vec!["--resume".into()]].concat();
+            let output = Command::new(env!("CARGO_BIN_EXE_peft")).args(&again).output().unwrap();
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success() || stderr.contains("this run is over"), "{fault}:{at}: {stderr}");
+            assert!(losses(&out) == losses(&whole) && adapter(&out) == adapter(&whole), "{fault}:{at}");
+            assert_eq!(listing(&out), listing(&whole), "{fault}:{at}");
+            at += rand::random_range(25..60);
+        }
+        assert!(at > 100, "the run changes more than that");
     }
 }

@@ -42,14 +42,18 @@ fn in_a_pool<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
 
 #[test]
 fn a_resumed_run_is_the_whole_one_whatever_the_devices_dropout_and_threads() {
-    for (devices, dropout, threads) in [(1, 0.3, 1), (2, 0.0, 2), (2, 0.3, 1), (2, 0.3, 3), (3, 0.3, 2)] {
+    let cases = [(1, 0.3, 1, false), (1, 0.3, 2, true), (2, 0.0, 2, false), (2, 0.3, 1, true), (2, 0.3, 3, false), (3, 0.3, 2, true)];
+    for (devices, dropout, threads, recompute) in cases {
         in_a_pool(threads, || {
             let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-            let run = |dir: &Path, resume, stop_at| train(&small(), dropping(dropout), devices, dir, resume, stop_at).unwrap();
+            let run = |dir: &Path, resume, stop_at| {
+                let model = dropping(dropout).gradient_checkpointing(recompute);
+                train(&small(), model, devices, dir, resume, stop_at).unwrap()
+            };
             let (expected, all) = run(whole.path(), false, 0);
             let (_, first) = run(parts.path(), false, 3);
             let (found, rest) = run(parts.path(), true, 0);
-            assert_eq!([first, rest].concat(), all, "{devices} devices, dropout {dropout}, {threads} threads");
+            assert_eq!([first, rest].concat(), all, "{devices} devices, dropout {dropout}, {threads} threads, {recompute}");
             assert_eq!(parameters(&found.model), parameters(&expected.model));
         });
     }
