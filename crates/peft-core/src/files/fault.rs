@@ -4,7 +4,7 @@
 //! place of it, in the middle of a file that is being written, and `stop:N` halts it before the change until it gets SIGCONT. Without the
 //! variable a change costs one look at a flag.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,7 +49,7 @@ pub(super) fn pass_with(what: &str, path: &Path, change: Change, half: impl FnOn
     if !hit {
         return Ok(());
     }
-    eprintln!("PEFT_FAULT: change {number}, {what} {}", path.display());
+    let _ = writeln!(io::stderr(), "PEFT_FAULT: change {number}, {what} {}", path.display());
     if fault.kind == Kind::Stop {
         signal_self(Kind::Stop);
         return Ok(());

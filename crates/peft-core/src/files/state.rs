@@ -23,7 +23,7 @@ pub fn state_of(path: &Path) -> Result<String> {
     };
     paths.retain(is_read);
     paths.sort();
-    let lines = paths.iter().map(|path| line(path)).collect::<Result<Vec<_>>>()?;
+    let lines = paths.iter().map(line).collect::<Result<Vec<_>>>()?;
     let place = path.canonicalize().map_err(io)?;
     Ok(format!("{}\n{}", place.display(), lines.concat()))
 }

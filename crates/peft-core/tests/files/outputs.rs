@@ -293,6 +293,7 @@ mod locks {
             let said = message(error, &path);
             assert!(said.starts_with(&own) && said.contains(" UTC; wait until it has ended"), "{said}");
         }
+        fs::write(out.path().join("weights"), "x").unwrap();
         out.commit().unwrap();
         let run = RunDir::open(&path, true, &[], &Inputs::none()).unwrap();
         assert!(message(OutputDir::create(&path, true, &Inputs::none()), &path).starts_with(&own));
