@@ -2,7 +2,12 @@
 
 mod common;
 
+use burn::tensor::{Int, Tensor, TensorData};
 use common::{Place, TINY, failure, result};
+use peft_core::device::host;
+use peft_core::files::Checkpoint;
+use peft_core::{TextClassifier, Texts};
+use peft_models::encoder::SequenceClassifier;
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -56,6 +61,80 @@ fn every_method_learns_labels_and_is_evaluated_from_its_files() {
             assert!(expected < 0.6, "{model} {method}: {expected}");
         }
         assert_eq!(Path::new(&out).join("labels.json").exists(), !whole);
+    }
+}
+
+/// Adapters that HF PEFT made for encoders without a classifier, with its logits (`make_encoders.py`).
+#[test]
+fn an_adapter_of_peft_is_merged_into_a_classifier_that_transformers_would_load() {
+    for (name, base) in [("bert-adapter", BERT), ("roberta-adapter", ROBERTA)] {
+        let place = Place::new();
+        let (dir, out) = (Path::new(BERT).with_file_name(name), place.path("merged"));
+        result(&["merge-adapter", "--model", base, "--adapter", &dir.to_string_lossy(), "--out", &out]);
+        let (model, expected) =
+            (SequenceClassifier::load(&out, &host(), None).unwrap(), Checkpoint::open_file(&dir.join("expected.safetensors")).unwrap());
+        assert_eq!(model.labels(), ["LABEL_0", "LABEL_1", "LABEL_2"]);
+        let integers =
+            |key: &str| -> Vec<i64> { expected.bytes(key).unwrap().chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect() };
+        let [rows, width] = expected.info("input_ids").unwrap().shape[..] else { panic!("a batch") };
+        let tensor = |key: &str| Tensor::<2, Int>::from_data(TensorData::new(integers(key), [rows, width]), &host());
+        let lengths = integers("lengths").into_iter().map(|length| length as usize).collect();
+        let texts = Texts { ids: tensor("input_ids"), type_ids: Some(tensor("token_type_ids")), lengths };
+        let (found, expected) = (model.logits(&texts).try_into_vec_as::<f32>().unwrap(), expected.f32s("logits").unwrap());
+        let distance = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+        assert!(found.len() == 9 && distance < 1e-5, "{name} differs by {distance}: {found:?} {expected:?}");
+        let config: Value = serde_json::from_slice(&std::fs::read(Path::new(&out).join("config.json")).unwrap()).unwrap();
+        let class = if name == "bert-adapter" { "BertForSequenceClassification" } else { "RobertaForSequenceClassification" };
+        assert_eq!(config["architectures"], json!([class]));
+    }
+}
+
+#[test]
+fn a_merged_classifier_predicts_what_its_adapter_does() {
+    let place = Place::new();
+    let (_, data) = train(&place, BERT, "lora", "1e-2");
+    let (adapter, merged) = (place.path("lora"), place.path("merged"));
+    result(&["merge-adapter", "--model", BERT, "--adapter", &adapter, "--out", &merged]);
+    let inspected = result(&["inspect", &merged]);
+    assert_eq!((&inspected["name"], &inspected["settings"]["labels"]), (&json!("BertForSequenceClassification"), &json!("bad, good")));
+    assert_eq!(result(&["inspect", BERT])["name"], "BertModel");
+
+    let fixed = ["eval", "--data", &data, "--metric", "classification", "--limit", "7", "--predictions"];
+    let (with, without) = (place.path("with.jsonl"), place.path("without.jsonl"));
+    let scores = result(&[&fixed, &[&with, "--model", BERT, "--adapter", &adapter][..]].concat());
+    assert_eq!(scores["examples"], 7, "--limit");
+    assert_eq!(result(&[&fixed, &[&without, "--model", &merged][..]].concat())["accuracy"], scores["accuracy"]);
+    let read = |file: &str| -> Vec<Value> {
+        std::fs::read_to_string(file).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let (with, without) = (read(&with), read(&without));
+    assert_eq!((with.len(), without.len()), (7, 7));
+    for (a, b) in with.iter().zip(&without) {
+        assert_eq!((&a["text"], &a["predicted"], &a["right"]), (&b["text"], &b["predicted"], &b["right"]));
+        let [bad, good] = ["bad", "good"].map(|label| a["scores"][label].as_f64().unwrap());
+        assert!((bad + good - 1.0).abs() < 1e-9 && (bad - b["scores"]["bad"].as_f64().unwrap()).abs() < 1e-5, "{a} {b}");
+        assert_eq!(a["predicted"], if good > bad { "good" } else { "bad" });
+        assert_eq!(a["right"], a["predicted"] == a["label"]);
+    }
+    assert_eq!(
+        (&with[0]["line"], &with[0]["text"], &with[0]["text_pair"], &with[0]["label"]),
+        (&json!(1), &json!("the cat is good"), &json!("a cat"), &json!("good"))
+    );
+    let logits = |model: &[&str]| {
+        let file = place.path("logits.safetensors");
+        result(&[&["logits", "--tokens", "3,30,31,4", "--out", &file, "--model"], model].concat());
+        let file = Checkpoint::open_file(Path::new(&file)).unwrap();
+        (file.info("logits").unwrap().shape.clone(), file.f32s("logits").unwrap())
+    };
+    let (one, other) = (logits(&[BERT, "--adapter", &adapter]), logits(&[&merged]));
+    assert!(one.0 == [1, 2] && one.0 == other.0 && one.1.iter().zip(&other.1).all(|(a, b)| (a - b).abs() < 1e-5), "{one:?} {other:?}");
+    let message = failure(&["logits", "--model", BERT, "--tokens", "1", "--out", &place.path("none")]);
+    assert!(message.contains("is an encoder without a classifier"), "{message}");
+    let message = failure(&["generate", "--model", BERT, "--prompt", "a"]);
+    assert!(message.contains("`BertModel` is an encoder, which writes no text") || message.contains("`bert` is an encoder"), "{message}");
+    for (flag, value) in [("--stride", "4"), ("--max-new-tokens", "4")] {
+        let message = failure(&["eval", "--model", &merged, "--data", &data, "--metric", "classification", flag, value]);
+        assert!(message.contains(&format!("{flag} is for decoders")), "{message}");
     }
 }
 

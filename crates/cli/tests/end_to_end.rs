@@ -1,6 +1,7 @@
 //! The program on the embedded tiny model: the main job from start to end, and what it says to bad input.
 
 mod common;
+mod weights;
 
 use common::{Place, TINY, failure, losses, peft, result};
 use serde_json::{Value, json};

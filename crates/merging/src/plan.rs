@@ -4,7 +4,7 @@ use crate::alignment::{Alignment, Table, embedding_rows};
 use crate::fisher::{Fishers, Role, Shared};
 use crate::layers::{Place, depth, is_before_layers, is_ignored, key_of, place, suffixes};
 use crate::method::{BaseUse, Values};
-use crate::models::{Model, ModelDir, is_by_token, open_all};
+use crate::models::{Model, ModelDir, is_by_token, is_head, open_all};
 use crate::recipe::{ModelRef, Recipe, Slice, SliceSource, Vocabulary};
 use crate::rules::{Passthrough, Rule};
 use crate::settings::{Asked, resolve};
@@ -246,6 +246,20 @@ impl<'r> Planner<'r> {
                 layer += 1;
             }
         }
+        self.head_of_last(slices, sites)
+    }
+
+    /// The head of the last slice, where its models share it with their embedding, which is not the one of the first slice.
+    fn head_of_last(&self, slices: &'r [Slice], sites: &mut Vec<Site<'r>>) -> Result<()> {
+        let [first, .., last] = slices else { return Ok(()) };
+        let names = |slice: &'r Slice| slice.sources.iter().map(|source| &source.model).collect::<Vec<_>>();
+        let models: Vec<&Model> = names(last).into_iter().map(|name| self.model(name).1).collect();
+        if names(first) == names(last) || sites.iter().any(|site| is_head(&site.name)) || !models.iter().all(|model| model.is_tied()) {
+            return Ok(());
+        }
+        let nested = models[0].embedding_key().is_some_and(|key| key.starts_with("language_model."));
+        let head = if nested { "language_model.lm_head.weight" } else { "lm_head.weight" };
+        sites.push(self.site(head, last, 0.0, &models, &vec![head.to_owned(); models.len()])?);
         Ok(())
     }
 

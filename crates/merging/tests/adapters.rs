@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::{difference, numbers};
-use peft_core::files::{Checkpoint, Dtype, TensorSource, float_bytes, write_safetensors};
+use common::{difference, numbers, write_file};
+use peft_core::files::{Checkpoint, Dtype, TensorSource, float_bytes};
 use peft_core::{CONFIG_FILE, TENSOR_FILE};
 use peft_merge::adapters::{AdapterMerge, COMBINATIONS, Combination, Factors, Lora, Settings};
 use peft_merge::rules::{Majority, Pruning, WeightedSum, merge};
@@ -34,7 +34,7 @@ fn write(dir: &Path, config: &Value, tensors: Vec<Tensor>) {
     let source = |(key, shape, values): Tensor| {
         TensorSource::new(key, Dtype::F32, &shape, move || Ok(Cow::Owned(float_bytes(&values, Dtype::F32).unwrap())))
     };
-    write_safetensors(&dir.join(TENSOR_FILE), tensors.into_iter().map(source), &Default::default()).unwrap();
+    write_file(&dir.join(TENSOR_FILE), tensors.into_iter().map(source));
 }
 
 /// An adapter of two modules.

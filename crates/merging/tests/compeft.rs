@@ -1,6 +1,9 @@
 //! Compressed task vectors: what is kept, what comes back, what numpy says, and what is refused.
 
-use peft_core::files::{Checkpoint, Dtype, TensorSource, float_bytes, write_safetensors};
+mod common;
+
+use common::write_file;
+use peft_core::files::{Checkpoint, Dtype, TensorSource, float_bytes};
 use peft_core::{CONFIG_FILE, TENSOR_FILE};
 use peft_merge::compeft::{Content, Expert, Mode, Scope, Settings, TaskVector};
 use rand::{RngExt, SeedableRng};
@@ -18,7 +21,7 @@ fn write(file: &Path, tensors: &[Tensor]) {
     let sources = tensors.iter().map(|(name, dtype, shape, numbers)| {
         TensorSource::new(*name, *dtype, shape, || Ok(Cow::Owned(float_bytes(numbers, *dtype).unwrap())))
     });
-    write_safetensors(file, sources, &Default::default()).unwrap();
+    write_file(file, sources);
 }
 
 fn adapter(dir: &Path, config: Value, tensors: &[Tensor]) -> PathBuf {
@@ -254,6 +257,10 @@ fn what_cannot_be_compressed_is_refused_with_the_reason() {
         let reason = reason(lora(), numbers.clone(), with(0.2, 1.0));
         assert!(reason.contains("`m.lora_A.weight`") && reason.contains("not a finite number"), "{reason}");
     }
+    let kept = [("m.lora_A.weight", Dtype::F32, &[3][..], vec![0.1, -0.3, 0.2]), ("m.bias", Dtype::F32, &[2][..], vec![1.0, f32::NAN])];
+    let bias = adapter(place.path(), lora(), &kept);
+    let reason = TaskVector::of_adapter(&bias).unwrap().compress(&Settings::default()).unwrap_err().to_string();
+    assert!(reason.contains("tensor `m.bias`: not a finite number"), "what is kept as it is too: {reason}");
     let none = adapter(place.path(), lora(), &[("m.bias", Dtype::F32, &[2], vec![1.0; 2])]);
     assert!(TaskVector::of_adapter(&none).unwrap_err().to_string().contains("no tensor that can be compressed"));
 }

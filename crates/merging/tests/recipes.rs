@@ -3,7 +3,8 @@
 mod common;
 
 use common::{checkpoint, computed, numbers, plan_in, tokenizer};
-use peft_merge::{METHODS, Recipe};
+use peft_merge::{METHODS, Recipe, Workshop};
+use serde_json::{Value, json};
 use std::path::Path;
 
 /// Two models of two layers with an embedding of four rows.
@@ -102,6 +103,76 @@ fn a_head_that_shares_the_embedding_is_merged_with_one_that_does_not() {
     let plan = plan_in(place.path(), LINEAR).unwrap();
     let expected: Vec<f32> = numbers(12, 1).iter().zip(&values).map(|(a, b)| (a + b) / 2.0).collect();
     assert_eq!(computed(&plan, "lm_head.weight"), expected);
+}
+
+/// What transformers 5.23 takes for one weight is one here: the keys of the result, and whether its configuration ties them.
+fn tied_result(recipe: &str, models: &[(&str, Value, &[(&str, u32)])]) -> (Vec<String>, Value) {
+    let place = tempfile::tempdir().unwrap();
+    for (name, config, tables) in models {
+        let mut weights: Vec<(&str, &[usize], Vec<f32>)> =
+            vec![("model.layers.0.w.weight", &[3], numbers(3, 5)), ("model.norm.weight", &[3], numbers(3, 6))];
+        weights.extend(tables.iter().map(|(key, seed)| (*key, &[4usize, 3][..], numbers(12, *seed))));
+        checkpoint(&place.path().join(name), &weights);
+        std::fs::write(place.path().join(name).join("config.json"), config.to_string()).unwrap();
+    }
+    let plan = plan_in(place.path(), recipe).unwrap();
+    let out = place.path().join("out");
+    Workshop::open(&plan, &out, false, 1 << 30).unwrap().run(&|_| ()).unwrap();
+    let file = peft_core::files::Checkpoint::open(&out).unwrap();
+    let keys = file.keys().filter(|key| !key.contains("layers") && !key.contains("norm")).map(String::from).collect();
+    (keys, peft_core::files::read_json(&out.join("config.json")).unwrap())
+}
+
+#[test]
+fn the_result_says_the_truth_about_its_head() {
+    const BOTH: [&str; 2] = ["lm_head.weight", "model.embed_tokens.weight"];
+    let (tied, untied) =
+        (json!({ "num_hidden_layers": 1, "tie_word_embeddings": true }), json!({ "num_hidden_layers": 1, "tie_word_embeddings": false }));
+    let one = "merge_method: passthrough\nmodels: [{model: a}]\n";
+    let (embedding, copy, head) = ((BOTH[1], 1), (BOTH[0], 1), (BOTH[0], 9));
+
+    let (keys, config) = tied_result(one, &[("a", tied.clone(), &[embedding, head])]);
+    assert_eq!((keys.as_slice(), &config["tie_word_embeddings"]), (&BOTH.map(String::from)[..], &json!(false)), "another head is stored");
+    let (keys, config) = tied_result(one, &[("a", tied.clone(), &[embedding, copy])]);
+    assert_eq!((keys.as_slice(), &config["tie_word_embeddings"]), (&[BOTH[1].to_string()][..], &json!(true)), "a copy is one weight");
+    let (keys, config) = tied_result(one, &[("a", tied.clone(), &[head])]);
+    assert_eq!((keys.as_slice(), &config["tie_word_embeddings"]), (&[BOTH[0].to_string()][..], &json!(true)), "the head alone is both");
+    let (keys, config) = tied_result(one, &[("a", untied.clone(), &[embedding, copy])]);
+    assert_eq!((keys.len(), &config["tie_word_embeddings"]), (2, &json!(false)), "nobody ties them");
+
+    let nested = json!({ "tie_word_embeddings": true, "text_config": { "num_hidden_layers": 1, "tie_word_embeddings": true } });
+    let (keys, config) = tied_result(one, &[("a", nested, &[embedding, head])]);
+    assert_eq!(
+        (keys.len(), &config["tie_word_embeddings"], &config["text_config"]["tie_word_embeddings"]),
+        (2, &json!(false), &json!(false))
+    );
+
+    let (keys, config) = tied_result(LINEAR, &[("a", tied.clone(), &[embedding]), ("b", tied.clone(), &[embedding, copy])]);
+    assert_eq!((keys.len(), &config["tie_word_embeddings"]), (1, &json!(true)), "a copy beside one that is not stored");
+    let (keys, config) = tied_result(LINEAR, &[("a", tied.clone(), &[embedding]), ("b", tied.clone(), &[head])]);
+    assert_eq!((keys.len(), &config["tie_word_embeddings"]), (2, &json!(false)), "each has another key");
+    let (keys, config) = tied_result(LINEAR, &[("a", tied, &[embedding]), ("b", untied, &[embedding, head])]);
+    assert_eq!((keys.len(), &config["tie_word_embeddings"]), (2, &json!(false)));
+}
+
+#[test]
+fn the_last_slice_brings_its_head_also_where_that_is_its_embedding() {
+    let place = tempfile::tempdir().unwrap();
+    models(place.path());
+    for name in ["a", "b"] {
+        let config = json!({ "num_hidden_layers": 2, "tie_word_embeddings": true });
+        std::fs::write(place.path().join(name).join("config.json"), config.to_string()).unwrap();
+    }
+    let slices = |last: &str| {
+        format!(
+            "merge_method: passthrough\nslices:\n  - sources: [{{model: a, layer_range: [0, 2]}}]\n  - sources: [{{model: {last}, layer_range: [1, 2]}}]\n"
+        )
+    };
+    let plan = plan_in(place.path(), &slices("b")).unwrap();
+    assert_eq!(computed(&plan, "lm_head.weight"), numbers(12, 2));
+    assert_eq!(computed(&plan, "model.embed_tokens.weight"), numbers(12, 1));
+    let plan = plan_in(place.path(), &slices("a")).unwrap();
+    assert!(plan.weights.iter().all(|weight| weight.name != "lm_head.weight"), "one model has one weight");
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::{checkpoint, computed, difference, fixtures, numbers, plan_in};
-use peft_core::files::{Checkpoint, Dtype, TensorSource, float_bytes, write_safetensors};
+use common::{checkpoint, computed, difference, fixtures, numbers, plan_in, write_file};
+use peft_core::files::{Checkpoint, Dtype, TensorSource, float_bytes};
 use peft_core::{CONFIG_FILE, TENSOR_FILE};
 use peft_merge::Workshop;
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ fn adapter(dir: &Path, config: Value, tensors: Vec<Tensor>) {
         let bytes = move || Ok(Cow::Owned(float_bytes(&values, Dtype::F32).unwrap()));
         TensorSource::new(format!("base_model.model.{module}"), Dtype::F32, &shape, bytes)
     };
-    write_safetensors(&dir.join(TENSOR_FILE), tensors.into_iter().map(source), &Default::default()).unwrap();
+    write_file(&dir.join(TENSOR_FILE), tensors.into_iter().map(source));
 }
 
 fn base(root: &Path) {

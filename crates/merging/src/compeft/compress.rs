@@ -5,6 +5,7 @@ use super::rice::Packed;
 use super::select::{Cut, cut, lowest, masks};
 use super::task_vector::{Part, Role, TaskVector};
 use super::ternary::Ternary;
+use peft_core::files::TensorSource;
 use peft_core::{Error, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -158,7 +159,7 @@ impl TaskVector {
                 };
                 Content::Ternary { reference, scale, packed }
             }
-            Role::Verbatim => Content::Verbatim(self.tuned.bytes(&part.name)?.to_vec()),
+            Role::Verbatim => Content::Verbatim(TensorSource::from_checkpoint(&self.tuned, &part.name)?.bytes()?.into_owned()),
             Role::Unchanged => Content::Unchanged { checksum: checksum()? },
             Role::Copy(of) => Content::Copy(of),
         };

@@ -59,7 +59,11 @@ impl Family {
 
     fn find(wanted: &str, kind: &str, name: fn(&Architecture) -> &'static str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|family| name(family.architecture()) == wanted);
-        found.ok_or_else(|| format!("{kind} `{wanted}` is not supported; supported: {}", names(name)))
+        let encoder = || crate::encoder::ARCHITECTURES.iter().any(|known| name(known) == wanted);
+        found.ok_or_else(|| match encoder() {
+            true => format!("{kind} `{wanted}` is an encoder, which writes no text; this needs a decoder: {}", names(name)),
+            false => format!("{kind} `{wanted}` is not supported; supported: {}", names(name)),
+        })
     }
 
     pub(super) fn defaults(self) -> Defaults {

@@ -69,6 +69,14 @@ impl<'a> TensorSource<'a> {
         Ok(Self { name: key.into(), info: info.clone(), data: Box::new(data) })
     }
 
+    /// Its bytes, checked as those of a file are.
+    ///
+    /// # Errors
+    /// Whatever computing them returns.
+    pub fn bytes(self) -> Result<Cow<'a, [u8]>> {
+        (self.data)()
+    }
+
     fn num_bytes(&self) -> u64 {
         // A size that does not exist is reported when the header is written.
         self.info.num_bytes().unwrap_or(usize::MAX) as u64
