@@ -1,7 +1,7 @@
 //! What an adapter makes of the weights of its base, for models that recipes name as `model+adapter`.
 
 use crate::adapters::{Lora, LowRank, Site, Whole};
-use crate::models::{is_by_token, is_head};
+use crate::models::{is_by_token, is_embedding, is_head, ties};
 use crate::source::{Numbers, Stored};
 use peft_core::files::{Checkpoint, Dtype};
 use peft_core::{Error, Result};
@@ -36,7 +36,7 @@ impl Changes {
     /// [`Error::InvalidConfig`] for an embedding that shares its weight with the head, which the adapter would change too, and for
     /// what needs more weights than the base has.
     pub fn new(adapter: Lora, base: &Checkpoint, config: &Value) -> Result<Self> {
-        let tied = config["tie_word_embeddings"] == true && has_head(config);
+        let tied = ties(config) && has_head(config) && !stores_another_head(base)?;
         let mut weights: BTreeMap<String, Change> = BTreeMap::new();
         for whole in &adapter.whole {
             if tied && is_head(&whole.replaces) && !base.contains(&whole.replaces) && is_copy_of_embedding(&adapter, &whole.key) {
@@ -138,6 +138,15 @@ fn is_transposed(adapter: &Lora, site: &Site, found: &[usize], config: &Value) -
 fn has_head(config: &Value) -> bool {
     let name = config["architectures"][0].as_str();
     name.is_none_or(|name| ["LM", "ForPreTraining", "ForConditionalGeneration"].iter().any(|part| name.contains(part)))
+}
+
+/// Whether the base stores a head that differs from its embedding, so that they are two weights.
+fn stores_another_head(base: &Checkpoint) -> Result<bool> {
+    let find = |wanted: fn(&str) -> bool| base.keys().find(|key| wanted(key));
+    match (find(is_head), find(is_embedding)) {
+        (Some(head), Some(embedding)) => Ok(!base.are_equal(head, embedding)?),
+        _ => Ok(false),
+    }
 }
 
 /// The module that a weight belongs to.
