@@ -144,7 +144,7 @@ pub fn classify<M: TextClassifier>(
     let classes: Vec<usize> = rows.iter().filter_map(|row| if let Label::Class(class) = row.label { Some(class) } else { None }).collect();
     let scores = match classes.is_empty() {
         false => {
-            let predicted: Vec<usize> = logits.chunks(num_labels).map(best).collect();
+            let predicted: Vec<usize> = logits.chunks(num_labels).map(argmax).collect();
             Scores::Classes(Classification::new(&predicted, &classes, num_labels)?)
         }
         true => {
@@ -157,7 +157,7 @@ pub fn classify<M: TextClassifier>(
 }
 
 /// The number of the largest of these logits; the first of equals.
-pub fn best(logits: &[f32]) -> usize {
+pub fn argmax(logits: &[f32]) -> usize {
     logits.iter().enumerate().rev().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(index, _)| index)
 }
 

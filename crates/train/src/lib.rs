@@ -22,7 +22,7 @@ mod schedule;
 mod task;
 mod trainer;
 
-pub use classification::{ClassifierScores, Scores, TextClassification, best, classify};
+pub use classification::{ClassifierScores, Scores, TextClassification, argmax, classify};
 pub use config::TrainConfig;
 pub use fingerprint::BaseFingerprint;
 pub use hooks::{Hook, Retie};

@@ -155,7 +155,7 @@ fn write_predictions(file: &Path, examples: &[Labelled], rows: &[Classified], lo
             Label::Class(class) => {
                 let probabilities = probabilities(logits);
                 let scores: Map<String, Value> = labels.iter().cloned().zip(probabilities.into_iter().map(Value::from)).collect();
-                let predicted = peft_train::best(logits);
+                let predicted = peft_train::argmax(logits);
                 line["label"] = labels[class].as_str().into();
                 line["predicted"] = labels[predicted].as_str().into();
                 line["scores"] = scores.into();

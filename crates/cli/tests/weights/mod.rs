@@ -194,6 +194,14 @@ fn a_stored_head_is_read_and_written_by_every_command() {
         assert_eq!(Checkpoint::open(Path::new(out)).unwrap().info("lm_head.weight").unwrap().dtype, Dtype::F16);
         assert_close(&logits(&place, &[out]), &adapted, 5e-3);
     }
+    // The embedding is no head here, so that an adapter may change it on the way.
+    let (embedding, passed) = (self::adapter(&place, "embedding", &["--target-modules", "embed_tokens"]), place.path("embedded"));
+    let text = format!("merge_method: passthrough\nmodels: [{{model: {model}+{embedding}}}]\n");
+    result(&["merge", &place.write("recipe.yaml", &text), "--out", &passed]);
+    assert_close(&logits(&place, &[&passed]), &logits(&place, &[&model, "--adapter", &embedding]), 5e-3);
+    let message = failure(&["merge", &place.write("recipe.yaml", &text.replace(&model, TINY)), "--out", &place.path("none")]);
+    assert!(message.contains("embedding and head of the model share") && message.contains("peft merge-adapter"), "{message}");
+
     let data = place.data();
     let train = ["finetune", "--method", "full", "--data", &data, "--max-steps", "1", "--lr", "1e-9", "--out", &full, "--model"];
     result(&[&train, [model.as_str()].as_slice()].concat());

@@ -1,6 +1,6 @@
-//! The one check that numbers are numbers: neither infinite nor what is none.
+//! The one check that numbers are finite: neither infinite nor NaN.
 //!
-//! Every reader asks it for what it has read, every writer for what it is about to write, after rounding to the type of the file.
+//! Every reader checks what it has read, every writer what it is about to write, after rounding to the type of the file.
 
 use super::Dtype;
 use super::floats::Float;
