@@ -4,8 +4,8 @@ use super::Error;
 use super::calls::Args;
 use super::lexer::is_space;
 use super::machine::Machine;
-use super::methods::lines;
 use super::number::{parse_float, parse_int, round, truncate};
+use super::strings::lines;
 use super::value::Value;
 use std::sync::Arc;
 

@@ -4,22 +4,29 @@
 //! evaluates them with the results of Python, and with bounds on everything that a template can make grow: the length and nesting of
 //! its source, the steps and memory of a rendering, the depth of calls and of values, the length of the text.
 
+mod access;
 mod ast;
 mod calls;
 mod exec;
 mod expr;
 mod filters;
 mod format;
+mod grammar;
 mod json;
 mod lexer;
 mod lists;
+mod literals;
 mod machine;
 mod methods;
 mod number;
 mod ops;
+mod order;
 mod parser;
+mod postfix;
 mod predicates;
+mod spec;
 mod statements;
+mod strings;
 mod text;
 mod value;
 
