@@ -1,7 +1,7 @@
 //! What an adapter makes of the weights of its base, for models that recipes name as `model+adapter`.
 
 use crate::adapters::{Lora, LowRank, Site, Whole};
-use crate::models::{is_by_token, is_head};
+use crate::models::{is_by_token, is_embedding, is_head, is_tied};
 use crate::source::{Numbers, Stored};
 use peft_core::files::{Checkpoint, Dtype};
 use peft_core::{Error, Result};
@@ -36,7 +36,7 @@ impl Changes {
     /// [`Error::InvalidConfig`] for an embedding that shares its weight with the head, which the adapter would change too, and for
     /// what needs more weights than the base has.
     pub fn new(adapter: Lora, base: &Checkpoint, config: &Value) -> Result<Self> {
-        let tied = config["tie_word_embeddings"] == true && has_head(config);
+        let tied = has_head(config) && is_tied(base, config)?;
         let mut weights: BTreeMap<String, Change> = BTreeMap::new();
         for whole in &adapter.whole {
             if tied && is_head(&whole.replaces) && !base.contains(&whole.replaces) && is_copy_of_embedding(&adapter, &whole.key) {
@@ -67,7 +67,8 @@ impl Changes {
         let apart = |key: &String, change: &Change| change.module.is_some() || adapter.config.saved(owner(key)).is_some();
         if let Some((key, _)) = weights.iter().find(|(key, change)| tied && is_by_token(key) && apart(key, change)) {
             return Err(Error::InvalidConfig(format!(
-                "{}: the adapter changes `{key}`, which embedding and head of the model share: merged, both would change",
+                "{}: the adapter changes `{key}`, which embedding and head of the model share: merged, both would change; put it \
+                 into its model with `peft merge-adapter`, which stores both, and merge that",
                 adapter.name
             )));
         }
@@ -156,6 +157,13 @@ fn is_copy_of_embedding(adapter: &Lora, head: &str) -> bool {
 
 /// A head of its own, where the model ties its head to the embedding, is a weight that the base does not have.
 fn check_head(adapter: &Lora, base: &Checkpoint, key: &str, tied: bool) -> Result<()> {
+    if tied && is_embedding(key) && !base.keys().any(is_embedding) {
+        return Err(Error::InvalidConfig(format!(
+            "{}: the adapter changes `{key}` alone, where the base stores one weight for it and its head; put it into its model with \
+             `peft merge-adapter`, and merge that",
+            adapter.name
+        )));
+    }
     match tied && is_head(key) && !base.contains(key) {
         true => Err(Error::InvalidConfig(format!(
             "{}: the adapter gives the model a head of its own, `{key}`, where the base ties its head to the embedding; put it into its \

@@ -152,6 +152,12 @@ impl Model {
     }
 }
 
+/// Whether head and embedding of a checkpoint are one weight: its configuration ties them, and it does not store two that differ.
+pub fn is_tied(checkpoint: &Checkpoint, config: &Value) -> Result<bool> {
+    let both = || checkpoint.keys().any(is_head) && checkpoint.keys().any(is_embedding);
+    Ok(ties(config) && (!both() || copied_head(checkpoint)?.is_some()))
+}
+
 /// The key of a head that holds the same numbers as the embedding.
 fn copied_head(checkpoint: &Checkpoint) -> Result<Option<String>> {
     let find = |wanted: fn(&str) -> bool| checkpoint.keys().find(|key| wanted(key));

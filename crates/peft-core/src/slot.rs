@@ -208,7 +208,8 @@ impl Slot {
         let merged = self.weight(exact.clone()).detach();
         let rounded = as_type(merged.clone(), stored);
         if !is_finite(&rounded) {
-            return Err(Error::NonFinite { what: site.into() });
+            let what = if is_finite(&merged) { format!("{site}, rounded to {}", stored.name()) } else { site.into() };
+            return Err(Error::NonFinite { what });
         }
         let probe = Tensor::zeros([1, merged.dims()[0]], &merged.device());
         let subtractable = stored == DType::F32 && chain.iter().all(|(adapter, _)| adapter.0.delta(probe.clone()).is_some());
