@@ -26,11 +26,11 @@ impl Data {
         }
         let (train, stats) = match run.streaming.unwrap_or(false) {
             true => streamed(text, run, file)?,
-            false => encoded(text, run, file).map(|(rows, stats)| (rows.into(), stats))?,
+            false => encoded(text, run, file)?,
         };
         let (train, eval) = match (run.eval_split, &run.eval) {
             (Some(part), _) => train.split(part, run.seed.unwrap_or(0))?,
-            (None, Some(file)) => (train, encoded(text, run, file)?.0),
+            (None, Some(file)) => (train, encoded(text, run, file)?.0.into_rows()?),
             (None, None) => (train, Vec::new()),
         };
         Ok(Self { train, eval, stats })
@@ -41,11 +41,11 @@ fn config(run: &Run) -> EncodeConfig {
     EncodeConfig { max_length: run.max_length.unwrap_or(512), train_on_prompt: run.train_on_prompt.unwrap_or(false) }
 }
 
-fn encoded(text: &Text, run: &Run, file: &Path) -> Result<(Vec<Encoded>, EncodeStats)> {
+fn encoded(text: &Text, run: &Run, file: &Path) -> Result<(Examples, EncodeStats)> {
     let examples = read_examples(file)?;
     let mut encoder = Encoder::new(&text.tokenizer, text.template.as_ref(), config(run))?;
     let rows = encoder.encode_all(&examples)?;
-    Ok((rows, encoder.stats()))
+    Ok((Examples::from(rows).with_origins(encoder.origins()), encoder.stats()))
 }
 
 fn streamed(text: &Text, run: &Run, file: &Path) -> Result<(Examples, EncodeStats)> {

@@ -321,8 +321,8 @@ fn keys_of_rows_that_do_nothing_are_warned_of_once() {
     let place = Place::new();
     let rows = [r#"{"text":"good film","label":"pos"}"#, r#"{"text":"bad film","label":"neg","images":["a.png"]}"#];
     let data = place.write("rows.jsonl", &rows.join("\n"));
+    let out = place.path("out");
     for streaming in [&[][..], &["--streaming"]] {
-        let out = place.path("out");
         let arguments = [&["finetune", "--model", TINY, "--data", &data, "--out", &out, "--overwrite"], streaming].concat();
         let output = peft(&[&arguments[..], &["--max-steps", "1", "--progress", "none"]].concat());
         let stderr = String::from_utf8_lossy(&output.stderr);

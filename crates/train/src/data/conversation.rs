@@ -101,7 +101,16 @@ fn text_for_parts(messages: &[Message], _: Option<&str>) -> Option<Vec<Message>>
 /// Contents as parts, if the template does not show all that are strings.
 fn parts_for_text(messages: &[Message], text: Option<&str>) -> Option<Vec<Message>> {
     let unseen = |message: &Message| message.form.is_none() && !message.content.trim().is_empty();
-    if text.is_some_and(|text| messages.iter().all(|message| !unseen(message) || is_shown(text, &message.content))) {
+    // Mostly in the order of the messages.
+    let mut from = 0;
+    let mut shown = |text: &str, said: &str| match text[from..].find(said.trim()) {
+        Some(at) => {
+            from += at;
+            true
+        }
+        None => is_shown(text, said),
+    };
+    if text.is_some_and(|text| messages.iter().all(|message| !unseen(message) || shown(text, &message.content))) {
         return None;
     }
     changed(messages, |message| {

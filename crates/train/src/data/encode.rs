@@ -60,12 +60,13 @@ pub struct Encoder<'a> {
     template: Option<&'a ChatTemplate>,
     config: EncodeConfig,
     stats: EncodeStats,
+    origins: Vec<u32>,
 }
 
 impl<'a> Encoder<'a> {
     /// An encoder whose settings have been checked.
     pub(super) fn of_valid(tokenizer: &'a TextTokenizer, template: Option<&'a ChatTemplate>, config: EncodeConfig) -> Self {
-        Self { tokenizer, template, config, stats: EncodeStats::default() }
+        Self { tokenizer, template, config, stats: EncodeStats::default(), origins: Vec::new() }
     }
 
     /// Fails if `max_length` is below 2: a single token predicts nothing.
@@ -82,6 +83,11 @@ impl<'a> Encoder<'a> {
     /// What became of the examples so far.
     pub fn stats(&self) -> EncodeStats {
         self.stats
+    }
+
+    /// For each sequence of [`encode_all`](Self::encode_all) the number of the example that it comes from.
+    pub fn origins(&self) -> &[u32] {
+        &self.origins
     }
 
     /// The sequences of one example; none if it is [left out](Skip).
@@ -134,8 +140,10 @@ impl<'a> Encoder<'a> {
     pub fn encode_all(&mut self, examples: &[Example]) -> Result<Vec<Encoded>> {
         let made: Vec<Result<Vec<Made>>> = examples.par_iter().map(|example| self.make(example)).collect();
         let mut rows = Vec::with_capacity(examples.len());
-        for made in made {
+        self.origins.clear();
+        for (example, made) in made.into_iter().enumerate() {
             rows.extend(made?.into_iter().filter_map(|made| self.count(made)));
+            self.origins.resize(rows.len(), example as u32);
         }
         self.check_any(rows.len())?;
         Ok(rows)
@@ -222,8 +230,8 @@ impl<'a> Encoder<'a> {
             if turn.limit == turn.content_end
                 && let Some(end) = self.end_behind(turn.content_end, &pieces, &text)
             {
-                let behind = pieces.iter().zip(&mut counted).take(end + 1).filter(|(piece, _)| piece.end > turn.content_end);
-                behind.for_each(|(_, counts)| *counts = true);
+                let behind = pieces.partition_point(|piece| piece.end <= turn.content_end);
+                counted[behind..=end].fill(true);
             }
         }
         Ok(Made { lacks: row.lacks, ..self.fit(Encoded::new(&pieces, |i, _| counted[i])) })
@@ -231,7 +239,8 @@ impl<'a> Encoder<'a> {
 
     /// The token that ends a text, if it comes right behind `at`, spaces aside.
     fn end_behind(&self, at: usize, pieces: &[Piece], text: &str) -> Option<usize> {
-        let first = pieces.iter().position(|piece| piece.start >= at && piece.end > at)?;
+        let behind = pieces.partition_point(|piece| piece.end <= at);
+        let first = behind + pieces[behind..].iter().position(|piece| piece.start >= at)?;
         let is_space = |piece: &Piece| text.get(piece.start..piece.end).is_some_and(|text| text.trim().is_empty());
         let end = first + pieces[first..].iter().position(|piece| !is_space(piece))?;
         self.tokenizer.eos_ids().contains(&pieces[end].id).then_some(end)
@@ -325,6 +334,10 @@ fn text_end(pieces: &[Piece]) -> usize {
 /// Mark the tokens of a turn: all that reach into its text, and those that close it, through the last special one, or through the first
 /// that ends a text if more than the turn's own could follow.
 fn mark(turn: &Turn, pieces: &[Piece], counted: &mut [bool], tokenizer: &TextTokenizer) {
+    // Pieces stand in the order of the text, so that a turn's own can be found without a look at all.
+    let first = pieces.partition_point(|p| p.end <= turn.start);
+    let behind = first + pieces[first..].partition_point(|p| p.end <= turn.limit.max(turn.content_end) || p.start < turn.content_end);
+    let (pieces, counted) = (&pieces[first..behind], &mut counted[first..behind]);
     // Tokenizers that trim spaces from the places of tokens report a token of spaces as empty, at its end.
     let spoken = |p: &Piece| p.end > turn.start && (p.start < turn.content_end || p.end <= turn.content_end);
     let closing = |p: &Piece| p.end > turn.content_end && p.end <= turn.limit;

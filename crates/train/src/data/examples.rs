@@ -12,6 +12,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 pub struct Examples {
     lengths: Vec<u32>,
     learned: Vec<u32>,
+    /// What each comes from: those of one conversation stay together.
+    origins: Vec<u32>,
     source: Source,
 }
 
@@ -25,14 +27,20 @@ impl From<Vec<Encoded>> for Examples {
     fn from(rows: Vec<Encoded>) -> Self {
         let lengths = rows.iter().map(|row| row.ids.len() as u32).collect();
         let learned = rows.iter().map(|row| row.supervised() as u32).collect();
-        Self { lengths, learned, source: Source::Memory(rows) }
+        let origins = (0..rows.len() as u32).collect();
+        Self { lengths, learned, origins, source: Source::Memory(rows) }
     }
 }
 
 impl Examples {
+    /// The same, where each comes from the example of this number: ascending, one for each.
+    pub fn with_origins(self, origins: &[u32]) -> Self {
+        Self { origins: origins.to_vec(), ..self }
+    }
+
     /// Examples of a file, with the tokens and learned tokens of each.
-    pub(super) fn streamed(file: Streamed, lengths: Vec<u32>, learned: Vec<u32>) -> Self {
-        Self { lengths, learned, source: Source::File(Box::new(file)) }
+    pub(super) fn streamed(file: Streamed, lengths: Vec<u32>, learned: Vec<u32>, origins: Vec<u32>) -> Self {
+        Self { lengths, learned, origins, source: Source::File(Box::new(file)) }
     }
 
     /// How many there are.
@@ -66,13 +74,31 @@ impl Examples {
         }
     }
 
-    /// Set a part aside for evaluation, which is read into memory; see [`split`].
+    /// All of them, in memory.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn into_rows(self) -> Result<Vec<Encoded>> {
+        match self.source {
+            Source::Memory(rows) => Ok(rows),
+            Source::File(_) => (0..self.len()).map(|example| self.get(example).map(Cow::into_owned)).collect(),
+        }
+    }
+
+    /// Set a part aside for evaluation, which is read into memory; see [`split`]. What comes from one conversation counts as one and
+    /// stays on one side.
     ///
     /// # Errors
     /// As [`split`] and [`get`](Self::get).
     pub fn split(self, eval: f64, seed: u64) -> Result<(Self, Vec<Encoded>)> {
-        let (train, eval) = split(self.len(), eval, seed)?;
-        let aside = eval.iter().map(|example| self.get(*example).map(Cow::into_owned)).collect::<Result<_>>()?;
+        let groups: Vec<Vec<usize>> = {
+            let indices: Vec<usize> = (0..self.len()).collect();
+            indices.chunk_by(|a, b| self.origins[*a] == self.origins[*b]).map(<[usize]>::to_vec).collect()
+        };
+        let (train, eval) = split(groups.len(), eval, seed)?;
+        let those = |chosen: Vec<usize>| chosen.into_iter().flat_map(|group| groups[group].clone()).collect::<Vec<_>>();
+        let aside = those(eval).iter().map(|example| self.get(*example).map(Cow::into_owned)).collect::<Result<_>>()?;
+        let train = those(train);
         Ok((self.keep(&train), aside))
     }
 
@@ -86,7 +112,7 @@ impl Examples {
             Source::Memory(rows) => Source::Memory(these(rows, kept)),
             Source::File(file) => Source::File(Box::new(file.with_lines(|lines| these(lines, kept)))),
         };
-        Self { lengths: these(self.lengths, kept), learned: these(self.learned, kept), source }
+        Self { lengths: these(self.lengths, kept), learned: these(self.learned, kept), origins: these(self.origins, kept), source }
     }
 
     /// A number that other examples, or the same in another order, do not share.

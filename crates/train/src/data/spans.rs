@@ -11,7 +11,7 @@ use super::jsonl::Message;
 use super::messages::SAYINGS;
 use super::template::{ChatTemplate, Variables};
 use serde_json::Value;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// A part of a text that a message says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +69,7 @@ impl Spans {
         let all: Vec<usize> = (0..pieces.len()).filter(|piece| !pieces[*piece].text.trim().is_empty()).collect();
         let mut open = vec![all.clone()];
         let mut budget = BUDGET;
+        let mut sure = HashSet::new();
         while let Some(chosen) = open.pop() {
             if chosen.is_empty() || budget == 0 {
                 continue;
@@ -77,7 +78,10 @@ impl Spans {
             let other = marked(&chosen);
             let aligned = other.as_deref().and_then(|other| aligned(text, other));
             match (aligned, chosen.len()) {
-                (Some(places), _) => found.0.extend(places),
+                (Some(places), _) => {
+                    found.0.extend(places);
+                    sure.extend(chosen);
+                }
                 (None, 1) => found.0.extend(difference(text, &other.unwrap_or_default(), chosen[0])),
                 (None, count) => open.extend([chosen[count / 2..].to_vec(), chosen[..count / 2].to_vec()]),
             }
@@ -85,8 +89,15 @@ impl Spans {
         let mut shown: HashMap<usize, usize> = HashMap::new();
         found.0.iter().for_each(|(start, end, piece)| *shown.entry(*piece).or_default() += text[*start..*end].chars().count());
         let lacks = |piece: usize| shown.get(&piece).is_none_or(|shown| *shown < words.replaced(&pieces[piece].text));
-        let is_hidden = |piece: &usize| pieces[*piece].counts && lacks(*piece) && !is_shown(text, &pieces[*piece].text);
-        let hidden = all.into_iter().filter(is_hidden).map(|piece| (pieces[piece].message, pieces[piece].text.clone())).collect();
+        // A message may say the same by two names, of which the template reads one.
+        let whole: HashSet<(usize, &str)> =
+            all.iter().filter(|piece| !lacks(**piece)).map(|piece| (pieces[*piece].message, pieces[*piece].text.as_str())).collect();
+        let is_hidden = |piece: &usize| {
+            let Piece { message, counts, text: said } = &pieces[*piece];
+            *counts && lacks(*piece) && !whole.contains(&(*message, said.as_str())) && (sure.contains(piece) || !is_shown(text, said))
+        };
+        let hidden =
+            all.iter().filter(|piece| is_hidden(piece)).map(|piece| (pieces[*piece].message, pieces[*piece].text.clone())).collect();
         let spans = found.spans(text, &pieces, &words);
         let mut of_message = HashMap::new();
         for span in &spans {

@@ -16,7 +16,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A file of which the place of every usable line is known: with what [`Examples`] notes, 24 bytes an example, whatever its length.
+/// A file of which the place of every usable line is known: with what [`Examples`] notes, 28 bytes an example, whatever its length.
 #[derive(Debug)]
 pub(super) struct Streamed {
     path: Arc<Path>,
@@ -66,7 +66,8 @@ pub fn stream_examples(
         _ => {}
     }
     let mut encoder = Encoder::new(&tokenizer, template.as_ref(), config.clone())?;
-    let (mut lines, mut lengths, mut learned) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut lines, mut lengths, mut learned, mut origins) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut examples = 0;
     let (mut hasher, mut unused) = (DefaultHasher::new(), Unused::default());
     loop {
         let texts = reader.take(TOGETHER).map_err(failed)?;
@@ -83,7 +84,9 @@ pub fn stream_examples(
                 lines.push(Line { part: part as u32, ..line });
                 lengths.push(row.ids.len() as u32);
                 learned.push(row.supervised() as u32);
+                origins.push(examples);
             }
+            examples += 1;
         }
         on_progress(reader.offset, all_bytes);
     }
@@ -95,7 +98,7 @@ pub fn stream_examples(
     unused.warn(&path);
     let file = Mutex::new(reader.reader.into_inner());
     let streamed = Streamed { path, file, lines, tokenizer, template, config, hash: hasher.finish() };
-    Ok((Examples::streamed(streamed, lengths, learned), stats))
+    Ok((Examples::streamed(streamed, lengths, learned, origins), stats))
 }
 
 impl Streamed {

@@ -242,6 +242,15 @@ fn rows_of_one_line_are_streamed_as_they_are_read() {
     assert_eq!(stats, encoder.stats());
     assert_eq!((stats.examples, stats.skipped.too_long, stats.split), (5, 1, 2));
     assert_eq!((0..streamed.len()).map(|i| streamed.get(i).unwrap().into_owned()).collect::<Vec<_>>(), rows);
+
+    // Rows of a conversation are trained on or set aside together: those of 3, 1 and 2 turns, of which one is too long.
+    let memory = Examples::from(rows.clone()).with_origins(encoder.origins());
+    let ((train, aside), (also_train, also_aside)) = (memory.split(1.0, 5).unwrap(), streamed.split(1.0, 5).unwrap());
+    let of = [&rows[..2], &rows[2..3], &rows[3..]];
+    let chosen = of.iter().position(|rows| **rows == aside[..]).expect("the rows of one conversation");
+    let left: Vec<Encoded> = of.iter().enumerate().filter(|(index, _)| *index != chosen).flat_map(|(_, rows)| rows.to_vec()).collect();
+    assert_eq!((train.into_rows().unwrap(), also_aside), (left.clone(), aside));
+    assert_eq!(also_train.into_rows().unwrap(), left);
 }
 
 #[test]
