@@ -150,6 +150,20 @@ fn a_shared_embedding_cannot_be_changed() {
     let said = plan_in(place.path(), RECIPE).unwrap_err().to_string();
     assert!(said.contains("model.embed_tokens.weight") && said.contains("share"), "{said}");
 
+    // A head that is stored and differs is a weight of its own, and so is none where the model labels texts.
+    let rows = |seed| numbers(12, seed);
+    let (embedding, head) = (("model.embed_tokens.weight", &[4usize, 3][..], rows(1)), ("lm_head.weight", &[4usize, 3][..], rows(2)));
+    for (weights, config) in [
+        (vec![embedding.clone(), head], json!({ "tie_word_embeddings": true })),
+        (vec![embedding], json!({ "tie_word_embeddings": true, "architectures": ["BertForSequenceClassification"] })),
+    ] {
+        checkpoint(&place.path().join("base"), &weights);
+        std::fs::write(place.path().join("base/config.json"), config.to_string()).unwrap();
+        let plan = plan_in(place.path(), RECIPE).unwrap();
+        assert!(difference(&computed(&plan, "model.embed_tokens.weight"), &rows(1)) > 0.1, "{config}");
+    }
+    base(place.path());
+
     // And one that is not shared is not brought to another vocabulary on the way.
     std::fs::write(place.path().join("base/config.json"), "{}").unwrap();
     common::tokenizer(&place.path().join("base"), &["x", "y", "z", "pad"]);

@@ -230,6 +230,7 @@ pub fn weight_methods() -> Vec<(&'static str, PeftConfig)> {
         ("DoRA", PeftConfig::Lora(dora())),
         ("PiSSA", PeftConfig::Lora(pissa())),
         ("PiSSA by subspace iteration", PeftConfig::Lora(LoraConfig { init_lora_weights: Init::Name("pissa_niter_4".into()), ..lora() })),
+        ("OLoRA", PeftConfig::Lora(LoraConfig { init_lora_weights: Init::Name("olora".into()), ..lora() })),
         ("(IA)³ on outputs", PeftConfig::Ia3(ia3(&["down"], &[]))),
         ("(IA)³ on inputs", PeftConfig::Ia3(ia3(&[], &["up", "down"]))),
         ("VeRA", PeftConfig::Vera(vera())),

@@ -150,7 +150,8 @@ fn is_set(value: &Value) -> bool {
         Value::String(text) => !matches!(text.as_str(), "" | "none"),
         Value::Array(items) => !items.is_empty(),
         Value::Object(entries) => !entries.is_empty(),
-        Value::Bool(true) | Value::Number(_) => true,
+        Value::Bool(true) => true,
+        Value::Number(number) => number.as_f64() != Some(0.0),
     }
 }
 
@@ -229,7 +230,7 @@ mod tests {
         assert!(refused(json!({ "feedforward_modules": ["q"] })).contains("adapter of type LORA has no such setting"));
         assert!(refused(json!({ "use_qalora": true })).contains("`use_qalora` is not supported: the inputs of groups are averaged"));
         for more in [
-            json!({ "use_hyperlora": null, "x": [], "y": false, "z": {}, "_note": "made on a Monday" }),
+            json!({ "use_hyperlora": null, "x": [], "y": false, "z": {}, "n": 0, "lora_dtype": "float32", "_note": "made on a Monday" }),
             json!({ "eva_config": { "rho": 2.0 }, "corda_config": { "a": 1 }, "qalora_group_size": 16, "megatron_core": "megatron.core" }),
             json!({ "ensure_weight_tying": true }),
             json!({ "use_qalora": false, "layer_replication": null, "trainable_token_indices": [] }),

@@ -82,7 +82,11 @@ const LORA: &[(&str, Fate)] = &[
     ("lora_alpha", Read(Number)),
     ("lora_bias", Read(Flag)),
     ("lora_dropout", Read(Number)),
+    // ms-swift writes the type in which it trained, and the learning rates of LoRA+.
+    ("lora_dtype", Kept),
     ("lora_ga_config", Kept),
+    ("lorap_emb_lr", Kept),
+    ("lorap_lr_ratio", Kept),
     ("megatron_config", Refused("the layers are those of Megatron")),
     ("megatron_core", Kept),
     // Of early versions: whether evaluation merges, which changes no result.
