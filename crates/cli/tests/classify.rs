@@ -5,7 +5,7 @@ mod common;
 use burn::tensor::{Int, Tensor, TensorData};
 use common::{Place, TINY, failure, result};
 use peft_core::device::host;
-use peft_core::files::Checkpoint;
+use peft_core::files::{Checkpoint, Dtype, TensorSource, float_bytes, pytorch_metadata, write_safetensors};
 use peft_core::{TextClassifier, Texts};
 use peft_models::encoder::SequenceClassifier;
 use serde_json::{Value, json};
@@ -136,6 +136,51 @@ fn a_merged_classifier_predicts_what_its_adapter_does() {
         let message = failure(&["eval", "--model", &merged, "--data", &data, "--metric", "classification", flag, value]);
         assert!(message.contains(&format!("{flag} is for decoders")), "{message}");
     }
+}
+
+/// As HF PEFT merges it, whose head over the vocabulary keeps the embedding that it shared.
+#[test]
+fn a_head_over_the_vocabulary_stays_where_an_adapter_changes_the_embedding() {
+    let place = Place::new();
+    let (base, adapter, out) = (place.file("base"), place.file("adapter"), place.path("merged"));
+    std::fs::create_dir(&base).unwrap();
+    std::fs::create_dir(&adapter).unwrap();
+    let encoder = Checkpoint::open(Path::new(BERT)).unwrap();
+    let table = "bert.embeddings.word_embeddings.weight";
+    let [vocabulary, d] = encoder.info(&table[5..]).unwrap().shape[..] else { panic!("a table") };
+    let source = |key: String, shape: &[usize], numbers: Vec<f32>| {
+        TensorSource::new(key, Dtype::F32, shape, move || Ok(float_bytes(&numbers, Dtype::F32).unwrap().into()))
+    };
+    let bias: Vec<f32> = (0..vocabulary).map(|i| i as f32 / 7.0).collect();
+    let under = encoder.keys().map(|key| source(format!("bert.{key}"), &encoder.info(key).unwrap().shape, encoder.f32s(key).unwrap()));
+    let head = [
+        source("cls.predictions.bias".into(), &[vocabulary], bias.clone()),
+        source("cls.predictions.transform.dense.weight".into(), &[d, d], vec![0.5; d * d]),
+    ];
+    write_safetensors(&base.join("model.safetensors"), under.chain(head), &pytorch_metadata()).unwrap();
+    let mut config: Value = serde_json::from_slice(&std::fs::read(Path::new(BERT).join("config.json")).unwrap()).unwrap();
+    config["architectures"] = json!(["BertForMaskedLM"]);
+    config["tie_word_embeddings"] = true.into();
+    std::fs::write(base.join("config.json"), config.to_string()).unwrap();
+    let settings = json!({ "peft_type": "LORA", "r": 1, "lora_alpha": 2, "target_modules": ["word_embeddings"], "task_type": null });
+    std::fs::write(adapter.join("adapter_config.json"), settings.to_string()).unwrap();
+    let prefix = "base_model.model.bert.embeddings.word_embeddings.lora_embedding";
+    let factors =
+        [source(format!("{prefix}_A"), &[1, vocabulary], vec![1.0; vocabulary]), source(format!("{prefix}_B"), &[d, 1], vec![0.25; d])];
+    write_safetensors(&adapter.join("adapter_model.safetensors"), factors, &pytorch_metadata()).unwrap();
+
+    result(&["merge-adapter", "--model", &base.to_string_lossy(), "--adapter", &adapter.to_string_lossy(), "--out", &out]);
+    let (base, merged) = (Checkpoint::open(&base).unwrap(), Checkpoint::open(Path::new(&out)).unwrap());
+    let config: Value = serde_json::from_slice(&std::fs::read(Path::new(&out).join("config.json")).unwrap()).unwrap();
+    assert_eq!((&config["tie_word_embeddings"], &config["architectures"]), (&json!(false), &json!(["BertForMaskedLM"])));
+    assert_eq!(merged.f32s("cls.predictions.decoder.weight").unwrap(), base.f32s(table).unwrap());
+    assert_eq!(merged.f32s("cls.predictions.decoder.bias").unwrap(), bias);
+    let changed: Vec<f32> = base.f32s(table).unwrap().iter().map(|x| x + 0.5).collect();
+    assert_eq!(merged.f32s(table).unwrap(), changed);
+    for key in base.keys().filter(|key| *key != table) {
+        assert_eq!(merged.f32s(key).unwrap(), base.f32s(key).unwrap(), "{key}");
+    }
+    assert_eq!(merged.keys().count(), base.keys().count() + 2);
 }
 
 #[test]
