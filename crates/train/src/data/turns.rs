@@ -22,6 +22,7 @@
 
 use super::conversation::{Conversation, parts};
 use super::jsonl::Message;
+use super::rendered::{Rendered, Turn, whole_signs};
 use super::spans::{Spans, common_prefix};
 use super::template::{ChatTemplate, MARKS};
 use serde_json::Value;
@@ -31,21 +32,6 @@ use std::collections::BTreeMap;
 const PROBE: &str = "\u{10FFFD}";
 /// Turns of a conversation that are all looked at one by one.
 const FEW: usize = 12;
-
-/// One assistant message in a rendered text, as byte offsets.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Turn {
-    /// Where the assistant begins: after the generation prompt.
-    pub(super) start: usize,
-    /// Where the last that it says ends.
-    pub(super) content_end: usize,
-    /// Up to where the text that closes the turn can reach: what follows belongs to the next message.
-    pub(super) limit: usize,
-    /// What others say in between.
-    pub(super) holes: Vec<(usize, usize)>,
-    /// Whether the text up to the limit may hold the beginning of what follows: only the first token that ends a text closes the turn.
-    pub(super) opens_next: bool,
-}
 
 /// A text, and where the assistant speaks in it.
 #[derive(Debug)]
@@ -71,13 +57,6 @@ pub(super) enum Rows {
 pub(super) struct Turns<'a> {
     template: &'a ChatTemplate,
     conversation: &'a Conversation,
-}
-
-/// A rendering of the first `cut` messages.
-struct Rendered {
-    cut: usize,
-    text: String,
-    spans: Spans,
 }
 
 impl<'a> Turns<'a> {
@@ -243,21 +222,26 @@ impl<'a> Turns<'a> {
         if own.is_some_and(|(first, _)| first < header) {
             return Err("its content stands before it".into());
         }
-        let start = match text.starts_with(&*prompt) && (asks || always_opens) {
+        let first = own.map_or(text.len(), |(first, _)| first);
+        let behind_prompt = text.starts_with(&*prompt) && (asks || always_opens);
+        let start = match behind_prompt && !row.others(index, prompt.len(), first).next().is_some_and(|span| span.end <= first) {
             true => prompt.len(),
-            false => self.start(row, index, &prompt).clamp(header, own.map_or(text.len(), |(first, _)| first)),
+            false => self.start(row, index, &prompt).clamp(header, first),
         };
         let content_end = own.map_or(start, |(_, last)| last.max(start));
-        let within = |span: &&super::spans::Span| span.message != index && span.end > start && span.start < content_end;
-        let holes: Vec<_> = row.spans.spans.iter().filter(within).map(|span| (span.start, span.end)).collect();
+        let mut holes: Vec<_> = row.others(index, start, content_end).map(|span| (span.start, span.end)).collect();
         let limit = match index + 1 == row.cut {
             true if always_opens => content_end + self.before_next(row, index, content_end),
             true => text.len(),
             false if holes.is_empty() => content_end + self.closing(row, index, content_end)?,
             false => return Err("others speak in the midst of it".into()),
         };
-        if row.spans.spans.iter().any(|span| span.message != index && (content_end..limit).contains(&span.start)) {
-            return Err("others speak before its end".into());
+        for span in row.others(index, content_end, limit) {
+            // What was said before the turn may be repeated in it where the model was given what it would be given.
+            if span.message > index || !behind_prompt || index + 1 < row.cut {
+                return Err("others speak before its end".into());
+            }
+            holes.push((span.start, span.end));
         }
         Ok(Turn { start, content_end, limit, holes, opens_next: always_opens })
     }
@@ -387,59 +371,7 @@ impl<'a> Turns<'a> {
 /// What turns have in common that are written alike: the roles before and after, what is said, and whether nothing precedes.
 type Kind = (Option<String>, Option<String>, Vec<bool>, bool);
 
-impl Rendered {
-    /// Where the text differs from another in how message `index` begins: at the first word, or at the beginning of a sign.
-    fn differs(&self, other: &str, index: usize) -> usize {
-        let common = common_prefix(&self.text, other);
-        if self.spans.of_message.get(&index).is_some_and(|(first, _)| *first <= common) {
-            return common;
-        }
-        let said = self.spans.spans.iter().map(|span| span.end).filter(|end| *end <= common).max().unwrap_or(0);
-        said + whole_signs(&self.text[said..], other.get(said..).unwrap_or_default())
-    }
-
-    fn shows_nothing(&self, messages: &[Message]) -> bool {
-        let says = messages.iter().any(|message| !message.content.trim().is_empty());
-        says && self.spans.spans.is_empty() && !self.spans.hidden.is_empty()
-    }
-
-    /// What others said last before `at`, and the first and last that message `index` says.
-    fn neighbours(&self, index: usize) -> Option<(usize, usize, usize)> {
-        let (first, last) = *self.spans.of_message.get(&index)?;
-        let place = self.spans.spans.partition_point(|span| span.start < first);
-        let before = self.spans.spans[..place].last().map_or(0, |span| span.end);
-        let next = self.spans.spans[place..].iter().find(|span| span.message != index);
-        (before <= first && next.is_none_or(|next| next.start >= last)).then_some((before, first, last))
-    }
-
-    /// What is written before a turn and behind it, spaces aside.
-    fn around<'a>(&'a self, turn: &Turn, index: usize) -> (&'a str, &'a str) {
-        let before = self.neighbours(index).map_or(turn.start, |(before, _, _)| before.min(turn.start));
-        (self.text[before..turn.start].trim_start(), self.text[turn.content_end..turn.limit].trim_start())
-    }
-
-    /// The turn of a message that is written like another.
-    fn alike(&self, index: usize, before: &str, after: &str, opens_next: bool) -> Option<Turn> {
-        let (gap, first, content_end) = self.neighbours(index)?;
-        let trimmed = |from: usize| from + (self.text.len() - from - self.text[from..].trim_start().len());
-        let (opening, closing) = (trimmed(gap), trimmed(content_end));
-        let start = opening + before.len();
-        let alike = self.text[opening..].starts_with(before) && start <= first && self.text[closing..].starts_with(after);
-        alike.then_some(Turn { start, content_end, limit: closing + after.len(), holes: Vec::new(), opens_next })
-    }
-}
-
 const NOTHING: &str = "the chat template shows nothing of what the messages say";
-
-/// The bytes that two texts have in common at their beginning, without the beginning of a sign (`<…>`, `[…]`) in which they differ.
-fn whole_signs(a: &str, b: &str) -> usize {
-    let common = common_prefix(a, b);
-    if common == a.len() || common == b.len() {
-        return common;
-    }
-    let open = |begin: char, end: char| a[..common].rfind(begin).filter(|at| !a[*at..common].contains(end));
-    open('<', '>').into_iter().chain(open('[', ']')).min().unwrap_or(common)
-}
 
 fn unclear(index: usize, why: &str) -> String {
     format!(

@@ -264,6 +264,31 @@ fn an_end_that_the_template_writes_before_the_next_message_is_learned_by_a_turn_
     assert_eq!(encoded(&dir, open, &row).unwrap().0, [expected]);
 }
 
+#[test]
+fn what_others_say_within_the_assistants_turn_is_not_learned() {
+    let learned = |template: &str, row: Value| rows(template, &row).unwrap();
+    let system = "{% for m in messages %}{% if m.role == 'assistant' %}<assistant>[{{ messages[0].content }}]{{ m.content }}<end>\
+                  {% elif m.role == 'user' %}<user>{{ m.content }}{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
+    let row = json!({"messages": [{"role": "system", "content": "s s"}, {"role": "user", "content": "q"}, {"role": "assistant", "content": "ok"}]});
+    assert_eq!(learned(system, row), ["(<user>)(q)(<assistant>)([)(s)( )(s)(])[o][k][<end>]"]);
+    let repeats = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.role == 'assistant' %}={{ messages[loop.index0 - 1].content }}<end>{% endif %}\
+                   {% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
+    assert_eq!(
+        learned(repeats, after_question(json!({"role": "assistant", "content": "ok"}))),
+        ["(<user>)(q)(<assistant>)[o][k][=](q)[<end>]"]
+    );
+    // The result of a tool before the content of the same message: the call is learned as the model writes it, without the result.
+    let inside = "{% for m in messages %}{% if m.role == 'user' %}<user>{{ m.content }}{% elif m.role == 'assistant' %}<assistant>\
+                  {% for c in m.tool_calls or [] %}({{ c.function.name }}){% endfor %}\
+                  {% for t in messages[loop.index:] if t.role == 'tool' %}[{{ t.content }}]{% endfor %}{{ m.content }}<end>{% endif %}{% endfor %}\
+                  {% if add_generation_prompt %}<assistant>{% endif %}";
+    for (content, expected) in [("", "[(][f][)][<end>]"), ("x", "[(][f][)][x][<end>]")] {
+        let call = json!({"role": "assistant", "content": content, "tool_calls": call(json!({}))});
+        let row = json!({"messages": [{"role": "user", "content": "q"}, call, {"role": "tool", "content": "4444"}]});
+        assert_eq!(learned(inside, row), [format!("(<user>)(q)(<assistant>){expected}")]);
+    }
+}
+
 /// The header of the next turn stands behind the last one (Command A).
 #[test]
 fn the_opening_of_the_next_turn_is_not_learned() {
