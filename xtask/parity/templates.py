@@ -175,6 +175,8 @@ TEMPLATES = [
     '{% raw %}\n {{ a }} \n{% endraw %}\nb',
     "{{ '\\n' }}a\n\n",
     '{%- for i in [1,2] -%}\n {{- i -}} \n{%- endfor -%}\n',
+    r"""{{ none|selectattr('a')|list }} {{ none|map('upper')|list }} {{ 0|select|list }} {{ none|rejectattr('a')|join }}""",
+    r"""{{ '<'|safe + '<' }} {{ '<' + '<'|safe }} {{ '<'|e + '>' }} {{ 'a'|safe + '<' + '&' ~ '<' }} {{ '<'|safe ~ '<' }} {{ ('<'|safe + '>')|length }} {{ '<'|safe + '<'|safe }} {{ '<'|safe|upper }}""",
     '{{ [none, none]|sort }}',
     r"""{{ ([1]|map('string'))[1:] }}""",
     '{{ tree.0.c.1.c.0.v }}',

@@ -121,7 +121,7 @@ impl<'t> Machine<'t> {
     fn filtered(&mut self, filters: Option<&'t Expr>, text: String, frame: usize) -> Result<Value, Error> {
         let text = Value::str(text);
         match filters {
-            Some(filters) => self.eval_filter(filters, Some(text), frame),
+            Some(filters) => self.eval_filter(filters, Some(text), frame).map(Value::without_markup),
             None => Ok(text),
         }
     }

@@ -1,7 +1,7 @@
 //! Evaluating expressions.
 
 use super::Error;
-use super::ast::{Arguments, Comparison, Expr, Literal, Node};
+use super::ast::{Arguments, Comparison, Expr, Literal, Node, Operator};
 use super::calls::Args;
 use super::machine::{Machine, undefined};
 use super::value::Value;
@@ -9,6 +9,11 @@ use std::sync::Arc;
 
 impl<'t> Machine<'t> {
     pub fn eval(&mut self, expr: &'t Expr, frame: usize) -> Result<Value, Error> {
+        self.eval_markup(expr, frame).map(Value::without_markup)
+    }
+
+    /// As [`eval`](Self::eval), for operands of `+`.
+    fn eval_markup(&mut self, expr: &'t Expr, frame: usize) -> Result<Value, Error> {
         self.deeper(|machine| machine.node(&expr.node, frame))
     }
 
@@ -67,8 +72,9 @@ impl<'t> Machine<'t> {
             }
             Node::Compare(first, rest) => self.comparisons(first, rest, frame)?,
             Node::Binary(operator, a, b) => {
-                let a = self.eval(a, frame)?;
-                let b = self.eval(b, frame)?;
+                let adds = *operator == Operator::Add;
+                let a = if adds { self.eval_markup(a, frame)? } else { self.eval(a, frame)? };
+                let b = if adds { self.eval_markup(b, frame)? } else { self.eval(b, frame)? };
                 self.binary(*operator, &a, &b)?
             }
             Node::Concat(parts) => {
@@ -160,7 +166,7 @@ impl<'t> Machine<'t> {
             None => input.unwrap_or(Value::Undefined(None)),
         };
         let arguments = self.arguments(arguments, frame)?;
-        self.filter(name, of, arguments)
+        self.filter_markup(name, of.without_markup(), arguments)
     }
 
     fn arguments(&mut self, arguments: &'t Arguments, frame: usize) -> Result<Args, Error> {

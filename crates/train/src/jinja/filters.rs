@@ -11,12 +11,17 @@ use std::sync::Arc;
 
 impl Machine<'_> {
     pub fn filter(&mut self, name: &str, value: Value, args: Args) -> Result<Value, Error> {
+        self.filter_markup(name, value, args).map(Value::without_markup)
+    }
+
+    /// As [`filter`](Self::filter), with what is marked as safe.
+    pub fn filter_markup(&mut self, name: &str, value: Value, args: Args) -> Result<Value, Error> {
         match name {
             "tojson" => self.tojson(&value, args),
             "default" | "d" => self.default(value, args),
             "safe" => {
                 let [] = args.bind(name, [])?;
-                Ok(Value::Str(self.text(&value)?))
+                Ok(Value::Markup(self.text(&value)?))
             }
             "string" => {
                 let [] = args.bind(name, [])?;
@@ -161,8 +166,7 @@ impl Machine<'_> {
             }
             "escape" | "e" | "forceescape" => {
                 self.spend_text(text.len())?;
-                let escaped = text.replace('&', "&amp;").replace('>', "&gt;").replace('<', "&lt;");
-                Value::str(escaped.replace('\'', "&#39;").replace('"', "&#34;"))
+                Value::Markup(escaped(&text).into())
             }
             "urlencode" => {
                 self.spend_text(3 * text.len())?;
@@ -239,6 +243,12 @@ fn rounded(value: &Value, precision: i128, method: &str) -> Result<Value, Error>
         "floor" => Ok(Value::Float((x * scale).floor() / scale)),
         _ => Err(Error::new("method must be common, ceil or floor")),
     }
+}
+
+/// A text as HTML shows it.
+pub(super) fn escaped(text: &str) -> String {
+    let escaped = text.replace('&', "&amp;").replace('>', "&gt;").replace('<', "&lt;");
+    escaped.replace('\'', "&#39;").replace('"', "&#34;")
 }
 
 /// A text in another case, as the method of that name gives it.

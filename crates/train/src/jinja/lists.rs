@@ -116,6 +116,9 @@ impl Machine<'_> {
     }
 
     fn map(&mut self, value: &Value, mut args: Args) -> Result<Value, Error> {
+        if !self.truth(value)? {
+            return Value::seq(Kind::Generator, Vec::new());
+        }
         let items = self.items(value)?;
         let mut out = Vec::with_capacity(items.len());
         if args.positional.is_empty() {
@@ -134,6 +137,9 @@ impl Machine<'_> {
     }
 
     fn select(&mut self, value: &Value, mut args: Args, attribute: Option<Value>, wanted: bool) -> Result<Value, Error> {
+        if !self.truth(value)? {
+            return Value::seq(Kind::Generator, Vec::new());
+        }
         let test = match args.positional.is_empty() {
             true => None,
             false => Some(self.text(&args.positional.remove(0))?),

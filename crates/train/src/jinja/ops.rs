@@ -2,6 +2,7 @@
 
 use super::Error;
 use super::ast::{Comparison, Operator};
+use super::filters::escaped;
 use super::machine::{Machine, undefined};
 use super::value::{Key, Kind, Value};
 use std::cmp::Ordering;
@@ -39,6 +40,9 @@ impl Machine<'_> {
                 self.spend_text(x.len() + y.len())?;
                 Ok(Value::str(format!("{x}{y}")))
             }
+            (Operator::Add, Value::Markup(x), Value::Markup(y)) => self.markup(x, y),
+            (Operator::Add, Value::Markup(x), Value::Str(y)) => self.markup(x, &escaped(y)),
+            (Operator::Add, Value::Str(x), Value::Markup(y)) => self.markup(&escaped(x), y),
             (Operator::Add, Value::Seq(x), Value::Seq(y)) if adds(x.kind) && x.kind.family() == y.kind.family() => {
                 self.spend_items(x.items.len() + y.items.len())?;
                 Value::seq(x.kind.family(), x.items.iter().chain(&y.items).cloned().collect())
@@ -55,6 +59,11 @@ impl Machine<'_> {
                 b.type_name()
             ))),
         }
+    }
+
+    fn markup(&mut self, a: &str, b: &str) -> Result<Value, Error> {
+        self.spend_text(a.len() + b.len())?;
+        Ok(Value::Markup(format!("{a}{b}").into()))
     }
 
     fn repeat(&mut self, value: &Value, count: i128) -> Result<Value, Error> {

@@ -19,6 +19,8 @@ pub(crate) enum Value {
     Int(i128),
     Float(f64),
     Str(Arc<str>),
+    /// A text that `safe` or `escape` gives, as an operand of `+`, which escapes the other one. Anywhere else it is a text.
+    Markup(Arc<str>),
     Seq(Rc<Seq>),
     Dict(Rc<Dict>),
     /// The number of a namespace of the rendering: namespaces can hold each other, and end with the rendering.
@@ -158,6 +160,14 @@ impl Value {
         }
     }
 
+    /// A text for [`Markup`](Self::Markup), anything else as it is.
+    pub fn without_markup(self) -> Self {
+        match self {
+            Self::Markup(text) => Self::Str(text),
+            other => other,
+        }
+    }
+
     pub fn is_undefined(&self) -> bool {
         matches!(self, Self::Undefined(_))
     }
@@ -194,6 +204,7 @@ impl Value {
             Self::Int(_) => "int",
             Self::Float(_) => "float",
             Self::Str(_) => "str",
+            Self::Markup(_) => "Markup",
             Self::Seq(seq) => match seq.kind {
                 Kind::List => "list",
                 Kind::Tuple | Kind::Group => "tuple",
