@@ -12,6 +12,8 @@ use std::path::Path;
 
 /// Settings that hold numbers of tokens, besides those that say so by their ends.
 const LISTS: [&str; 6] = ["suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "force_words_ids", "lang_to_id", "task_to_id"];
+/// The tokens that end a text, of which there may be several.
+const EOS: &str = "eos_token_id";
 /// The file of the settings of generation.
 pub const GENERATION_FILE: &str = "generation_config.json";
 /// Where a tokenizer says which of its tokens is the end of a text and so on.
@@ -97,7 +99,11 @@ impl Translation<'_> {
                     self.fit(value, theirs);
                 }
             } else if let Some(theirs) = theirs {
-                *value = theirs.clone();
+                *value = match value {
+                    // A text may end with any of them, and the result has learned from both models.
+                    Value::Array(_) if name == EOS => joined(theirs, self.translated(value)),
+                    _ => theirs.clone(),
+                };
             } else if !value.is_null() || self.roles.contains_key(name) {
                 *value = self.value(name, value);
             }
@@ -107,13 +113,10 @@ impl Translation<'_> {
     /// A number, or several, as the tokenizer of the result has the tokens.
     fn value(&self, name: &str, value: &Value) -> Value {
         let translated = self.translated(value);
-        match (self.roles.get(name), &translated) {
-            (Some(role), Some(Value::Array(ids))) => {
-                let others = ids.iter().filter(|id| id.as_u64() != Some(*role)).cloned();
-                std::iter::once(Value::from(*role)).chain(others).collect()
-            }
+        match (self.roles.get(name), translated) {
+            (Some(role), Some(ids @ Value::Array(_))) => joined(&(*role).into(), Some(ids)),
             (Some(role), _) => (*role).into(),
-            (None, Some(translated)) => translated.clone(),
+            (None, Some(translated)) => translated,
             (None, None) => {
                 self.lost.borrow_mut().push(format!("{name} ({value})"));
                 Value::Null
@@ -140,6 +143,18 @@ impl Translation<'_> {
             _ => Some(value.clone()),
         }
     }
+}
+
+/// One or several numbers, and behind them others, each once.
+fn joined(first: &Value, others: Option<Value>) -> Value {
+    let listed = |value: &Value| value.as_array().cloned().unwrap_or_else(|| vec![value.clone()]);
+    let mut ids: Vec<Value> = Vec::new();
+    for id in listed(first).into_iter().chain(others.iter().flat_map(listed)) {
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
+    }
+    ids.into()
 }
 
 fn is_id(name: &str) -> bool {
