@@ -111,8 +111,11 @@ fn a_head_that_shares_the_embedding_is_merged_with_one_that_does_not() {
     assert_eq!(computed(&plan, "lm_head.weight"), expected);
 }
 
+/// A model: its name, its configuration, and the seeds of its weights.
+type Tied<'a> = (&'a str, Value, &'a [(&'a str, u32)]);
+
 /// What transformers 5.23 takes for one weight is one here: the keys of the result, and whether its configuration ties them.
-fn tied_result(recipe: &str, models: &[(&str, Value, &[(&str, u32)])]) -> (Vec<String>, Value) {
+fn tied_result(recipe: &str, models: &[Tied<'_>]) -> (Vec<String>, Value) {
     let place = tempfile::tempdir().unwrap();
     for (name, config, tables) in models {
         let mut weights: Vec<(&str, &[usize], Vec<f32>)> =
