@@ -89,9 +89,6 @@ impl Translation<'_> {
     fn fit(&self, config: &mut Value, donor: Option<&Value>) {
         let Value::Object(config) = config else { return };
         let donor = donor.and_then(Value::as_object);
-        for (name, theirs) in donor.into_iter().flatten().filter(|(name, _)| is_id(name)) {
-            config.entry(name).or_insert_with(|| theirs.clone());
-        }
         for (name, value) in config.iter_mut() {
             let theirs = donor.and_then(|donor| donor.get(name)).filter(|theirs| !theirs.is_null());
             if !is_id(name) {
@@ -107,6 +104,9 @@ impl Translation<'_> {
             } else if !value.is_null() || self.roles.contains_key(name) {
                 *value = self.value(name, value);
             }
+        }
+        for (name, theirs) in donor.into_iter().flatten().filter(|(name, _)| is_id(name)) {
+            config.entry(name).or_insert_with(|| theirs.clone());
         }
     }
 
