@@ -97,6 +97,14 @@ fn what_makes_no_sense_is_refused_and_leaves_no_file() {
 
     result(&["compress", &adapter, "--out", &file]);
     assert!(failure(&["compress", &adapter, "--out", &file]).contains("--overwrite"));
+    let warned = |file: &str| {
+        let output = peft(&["compress", &adapter, "--out", &place.path(file)]);
+        assert!(output.status.success());
+        String::from_utf8_lossy(&output.stderr).contains("tokenizer or chat template of its own")
+    };
+    assert!(!warned("plain.cpft"));
+    place.write("adapter/chat_template.jinja", "{{ messages[0].content }}");
+    assert!(warned("own.cpft"), "a template that the compressed file cannot hold");
     let bytes = std::fs::read(&file).unwrap();
     let eval = |bytes: &[u8]| {
         std::fs::write(&file, bytes).unwrap();

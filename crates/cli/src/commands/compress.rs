@@ -6,7 +6,7 @@ use crate::output;
 use burn::tensor::{DType, Device};
 use clap::{Args, ValueEnum};
 use peft_adapters::PeftConfig;
-use peft_core::files::{Checkpoint, Inputs, OutputFile};
+use peft_core::files::{Checkpoint, Inputs, OutputFile, TextFiles};
 use peft_core::{CONFIG_FILE, Error, Result, TENSOR_FILE, device, grouped};
 use peft_merge::compeft::{Expert, Mode, Scope, Settings, TaskVector};
 use peft_models::{CausalLm, DecoderConfig};
@@ -107,6 +107,10 @@ impl Compress {
         }
         let inputs = Inputs::none().and("what is compressed", &self.source).and_maybe("the base", self.base.as_ref());
         let out = OutputFile::create(&self.out, self.overwrite, &inputs.and_maybe("the data of the search", self.search.as_ref()))?;
+        if self.is_adapter() && TextFiles::of(&self.source, Some(&self.source)).has_own() {
+            let reason = "has a tokenizer or chat template of its own, which the compressed file cannot hold: with it, those of the base are used";
+            tracing::warn!("{}: {reason}", self.source.display());
+        }
         let vector = self.vector()?;
         let grid = self.grid()?;
         let (settings, search) = match (&self.search, grid.as_slice()) {

@@ -48,6 +48,11 @@ impl<'a> TextFiles<'a> {
         self.own(&SETTINGS).unwrap_or(self.base)
     }
 
+    /// Whether the adapter brings a vocabulary, names of tokens or a chat template.
+    pub fn has_own(&self) -> bool {
+        self.own(&READ).or_else(|| self.own(&SETTINGS)).or_else(|| self.own(&[TEMPLATE])).is_some()
+    }
+
     /// The adapter's directory if it has one of these files.
     fn own(&self, names: &[&str]) -> Option<&'a Path> {
         self.adapter.filter(|dir| names.iter().any(|name| dir.join(name).is_file()))
