@@ -173,7 +173,7 @@ impl Merge {
         names.into_iter().try_fold(recipe, |all, name| {
             let place = directory(name, &Parts::default())?;
             let all = all.and_named("a model of the recipe", &name.model, place.model);
-            Ok(all.and_maybe(format!("the adapter of {name}"), place.adapter))
+            Ok(all.and_maybe("an adapter of the recipe", place.adapter))
         })
     }
 
