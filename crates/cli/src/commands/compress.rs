@@ -108,7 +108,8 @@ impl Compress {
         let inputs = Inputs::none().and("what is compressed", &self.source).and_maybe("the base", self.base.as_ref());
         let out = OutputFile::create(&self.out, self.overwrite, &inputs.and_maybe("the data of the search", self.search.as_ref()))?;
         if self.is_adapter() && TextFiles::of(&self.source, Some(&self.source)).has_own() {
-            let reason = "has a tokenizer or chat template of its own, which the compressed file cannot hold: with it, those of the base are used";
+            let reason =
+                "has a tokenizer or chat template of its own, which the compressed file cannot hold: with it, those of the base are used";
             tracing::warn!("{}: {reason}", self.source.display());
         }
         let vector = self.vector()?;

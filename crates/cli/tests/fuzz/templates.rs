@@ -343,7 +343,7 @@ fn templates_of_task_files_have_the_same_bounds() {
         std::fs::write(dir.path().join("data.jsonl"), "{\"a\": 1}\n").unwrap();
         let task = serde_json::json!({"data": "data.jsonl", "metric": "exact_match", "prompt": source, "answer": "a"});
         std::fs::write(dir.path().join("task.yaml"), task.to_string()).unwrap();
-        let prepared = bounded(MEMORY, move || Task::read(&dir.path().join("task.yaml")).and_then(|task| task.prepare(None, 1)).map(drop));
+        let prepared = bounded(MEMORY, move || Task::read(dir.path().join("task.yaml")).and_then(|task| task.prepare(None, 1)).map(drop));
         let reason = prepared.unwrap().unwrap_err().to_string();
         assert!(reason.contains("data.jsonl:1") && (reason.contains("too long") || reason.contains("recursion")), "{source}: {reason}");
     }
