@@ -1,7 +1,7 @@
 //! `peft compress`.
 
 use crate::hub::{self, Kind};
-use crate::loading::{Text, attach_to_decoder};
+use crate::loading::{Text, attach_to_decoder, positive};
 use crate::output;
 use burn::tensor::{DType, Device};
 use clap::{Args, ValueEnum};
@@ -50,10 +50,10 @@ pub struct Compress {
     #[arg(long)]
     overwrite: bool,
     /// Examples of the search in one batch.
-    #[arg(long, default_value_t = 8, requires = "search")]
+    #[arg(long, default_value_t = 8, requires = "search", value_parser = positive)]
     batch_size: usize,
     /// Search on the first so many lines only.
-    #[arg(long, value_name = "N", requires = "search")]
+    #[arg(long, value_name = "N", requires = "search", value_parser = positive)]
     limit: Option<usize>,
     /// Where to compute the search: cpu, vulkan[:n] or cuda[:n].
     #[arg(long, default_value = "cpu")]
@@ -107,6 +107,9 @@ impl Compress {
         }
         let inputs = Inputs::none().and("what is compressed", &self.source).and_maybe("the base", self.base.as_ref());
         let out = OutputFile::create(&self.out, self.overwrite, &inputs.and_maybe("the data of the search", self.search.as_ref()))?;
+        if self.base.is_some() && self.search.is_none() && self.is_adapter() {
+            tracing::warn!("--base has no effect: an adapter needs it for --search alone");
+        }
         let vector = self.vector()?;
         let grid = self.grid()?;
         let (settings, search) = match (&self.search, grid.as_slice()) {

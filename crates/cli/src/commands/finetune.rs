@@ -347,12 +347,19 @@ const FILES: [&str; 12] = [
     "finished/",
 ];
 
+/// Whether a file lies in a directory, however both are named.
+fn is_in(file: &Path, dir: &Path) -> bool {
+    let parent = file.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
+    let place = |path: &Path| path.canonicalize().ok();
+    parent.and_then(place).is_some_and(|parent| place(dir) == Some(parent))
+}
+
 /// The output directory: refused with content, unless it may be written over or continued, and where it would harm an input.
 fn prepare(run: &Run, base: &Local, config: Option<&Path>, out: &Path, overwrite: bool, resume: bool) -> Result<RunDir> {
     let inputs = Inputs::none().and("the model", &base.dir).and_maybe("the data", run.data.as_ref());
     let inputs = inputs.and_maybe("the evaluation data", run.eval.as_ref());
     // A run may be given the settings that it, or the run that it replaces, has written: it writes them again.
-    let own = |file: &&Path| file.parent() == Some(out) && (resume || file.file_name() == Some(SETTINGS_FILE.as_ref()));
+    let own = |file: &&Path| is_in(file, out) && (resume || file.file_name() == Some(SETTINGS_FILE.as_ref()));
     let config = config.filter(|file| !own(file));
     RunDir::open(out, overwrite || resume, &PREPARATION, &inputs.and_maybe("the settings", config))
 }

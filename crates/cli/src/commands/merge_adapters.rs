@@ -96,6 +96,9 @@ impl MergeAdapters {
     pub fn run(self, json: bool) -> Result<()> {
         let merge = AdapterMerge::new(self.open()?, self.settings())?;
         let mut outcome = Outcome::of(&merge);
+        if self.seed != 0 && self.svd_iterations.is_none() && !self.combination.is_random() {
+            tracing::warn!("--seed has no effect: {} draws no random numbers", self.combination.name);
+        }
         if self.dry_run {
             outcome.plan = Some(merge.modules.iter().map(|module| row(&merge, module)).collect());
             return output::print(json, &outcome, outcome.planned());

@@ -99,6 +99,13 @@ fn a_file_of_an_input_is_no_output() {
     let place = Place::new();
     let root = inputs(&place);
     let questions = place.write("P/questions.jsonl", r#"{"prompt":"copy: badu = ","answer":"badu"}"#);
+    let encoder = Path::new(&root).join("encoder");
+    std::fs::create_dir(&encoder).unwrap();
+    for name in ["config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt"] {
+        let from = format!("{}/../../fixtures/encoders/bert-classifier/{name}", env!("CARGO_MANIFEST_DIR"));
+        std::fs::copy(from, encoder.join(name)).unwrap();
+    }
+    place.write("P/labelled.jsonl", "{\"text\":\"a\",\"label\":0}\n");
     let before = tree(Path::new(&root));
     let commands = [
         "logits --model R/base --adapter R/adapter --tokens 1 --out",
@@ -107,14 +114,16 @@ fn a_file_of_an_input_is_no_output() {
         "compress R/adapter --overwrite --out",
         "report R/adapter --out",
         "report R/adapter --out page.html --csv",
+        "eval --model R/encoder --data R/labelled.jsonl --metric classification --predictions",
     ];
-    let parts: [&[&str]; 6] = [
+    let parts: [&[&str]; 7] = [
         &["base/model.safetensors", "adapter/adapter_model.safetensors", "base/config.json", "base/vocab.txt"],
         &["base/model.safetensors", "train.jsonl", "base/tokenizer.json"],
         &["questions.jsonl", "adapter/adapter_config.json", "base/chat_template.jinja"],
         &["adapter/adapter_model.safetensors", "adapter/adapter_config.json"],
-        &["adapter/metrics.jsonl", "adapter/run.yaml"],
-        &["adapter/metrics.jsonl"],
+        &["adapter/metrics.jsonl", "adapter/run.yaml", "adapter/adapter_model.safetensors", "adapter/.peft-files", "base/config.json"],
+        &["adapter/metrics.jsonl", "base/model.safetensors"],
+        &["labelled.jsonl", "encoder/model.safetensors", "encoder/config.json", "adapter/adapter_model.safetensors"],
     ];
     for (command, parts) in commands.iter().zip(parts) {
         for part in parts {
@@ -133,6 +142,12 @@ fn a_file_of_an_input_is_no_output() {
         }
     }
     assert!(Path::new(&questions).exists());
+
+    // As it is said of two outputs of one command.
+    let (adapter, page) = (format!("{root}/adapter"), place.path("page.html"));
+    let said = refusal(&["report", &adapter, "--out", &page, "--csv", &page]);
+    assert!(said.contains("page.html: is another output of this command too"), "{said}");
+    assert!(!Path::new(&page).exists());
 }
 
 #[test]
