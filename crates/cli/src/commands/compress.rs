@@ -71,6 +71,7 @@ enum ModeName {
 
 #[derive(Serialize)]
 struct Outcome {
+    #[serde(serialize_with = "output::path")]
     out: PathBuf,
     bytes: u64,
     bf16_bytes: u64,

@@ -212,8 +212,8 @@ impl Eval {
 
     fn with_model(&self, mut result: Value) -> Value {
         result["settings"]["batch_size"] = self.batch_size.into();
-        result["settings"]["model"] = json!(self.model.model);
-        result["settings"]["adapter"] = json!(self.model.adapter);
+        result["settings"]["model"] = output::shown(&self.model.model).into();
+        result["settings"]["adapter"] = json!(self.model.adapter.as_deref().map(output::shown));
         result
     }
 }

@@ -72,9 +72,10 @@ pub struct Outcome {
     /// Examples that were evaluated on.
     eval_examples: usize,
     padding: Padding,
+    #[serde(serialize_with = "output::path")]
     adapter_dir: PathBuf,
     /// The page about the run.
-    #[serde(rename = "report", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "report", skip_serializing_if = "Option::is_none", serialize_with = "output::some_path")]
     pub page: Option<PathBuf>,
 }
 

@@ -59,6 +59,7 @@ pub struct Merge {
 
 #[derive(Serialize)]
 struct Outcome<'a> {
+    #[serde(serialize_with = "output::path")]
     out: &'a Path,
     method: &'a str,
     weights: usize,

@@ -63,7 +63,7 @@ pub struct MergeAdapters {
 
 #[derive(Serialize)]
 struct Outcome {
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "output::some_path")]
     out: Option<PathBuf>,
     combination: &'static str,
     adapters: Vec<String>,
