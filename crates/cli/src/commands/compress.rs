@@ -111,6 +111,9 @@ impl Compress {
         if self.base.is_some() && self.search.is_none() && self.is_adapter() {
             tracing::warn!("--base has no effect: an adapter needs it for --search alone");
         }
+        if self.device != "cpu" && self.search.is_none() {
+            tracing::warn!("--device has no effect: it is for --search alone");
+        }
         let vector = self.vector()?;
         let grid = self.grid()?;
         let (settings, search) = match (&self.search, grid.as_slice()) {

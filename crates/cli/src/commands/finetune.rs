@@ -344,9 +344,11 @@ const FILES: [&str; 12] = [
     CONFIG_FILE,
     TENSOR_FILE,
     LABELS_FILE,
-    "checkpoints/",
-    "finished/",
+    DIRECTORIES[0],
+    DIRECTORIES[1],
 ];
+/// Those of them that are directories, and removed as a whole.
+const DIRECTORIES: [&str; 2] = ["checkpoints/", "finished/"];
 
 /// Whether a file lies in a directory, however both are named.
 fn is_in(file: &Path, dir: &Path) -> bool {
@@ -362,5 +364,11 @@ fn prepare(run: &Run, base: &Local, config: Option<&Path>, out: &Path, overwrite
     // A run may be given the settings that it, or the run that it replaces, has written: it writes them again.
     let own = |file: &&Path| is_in(file, out) && (resume || file.file_name() == Some(SETTINGS_FILE.as_ref()));
     let config = config.filter(|file| !own(file));
-    RunDir::open(out, overwrite || resume, &PREPARATION, &inputs.and_maybe("the settings", config))
+    let place = RunDir::open(out, overwrite || resume, &PREPARATION, &inputs.and_maybe("the settings", config))?;
+    // A run of an earlier version has no list of its files.
+    let is_run = [SETTINGS_FILE, METRICS_FILE].iter().all(|name| out.join(name).is_file());
+    if !is_run {
+        place.check_own(&DIRECTORIES)?;
+    }
+    Ok(place)
 }

@@ -78,6 +78,32 @@ fn a_directory_that_is_holds_or_is_in_an_input_is_no_output() {
 }
 
 #[test]
+fn a_run_leaves_directories_of_others_alone() {
+    let place = Place::new();
+    let (data, out) = (place.data(), place.path("others"));
+    let run = ["finetune", "--model", TINY, "--data", &data, "--max-steps", "1", "--save-steps", "1", "--out", &out, "--overwrite"];
+    for file in ["checkpoints/step-1/mine", "finished/mine"] {
+        let file = place.file("others").join(file);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, "mine").unwrap();
+        let said = refusal(&run);
+        assert!(said.contains("holds files that peft has not written there"), "{said}");
+        assert_eq!(std::fs::read(&file).unwrap(), b"mine");
+        std::fs::remove_dir_all(file.parent().unwrap()).unwrap();
+    }
+    std::fs::create_dir_all(place.file("others/notes")).unwrap();
+    place.write("others/notes/mine", "mine");
+    result(&run);
+    result(&run);
+    assert_eq!(std::fs::read(place.file("others/notes/mine")).unwrap(), b"mine");
+    // A run of a version that listed no files.
+    std::fs::create_dir_all(place.file("others/checkpoints/step-1")).unwrap();
+    std::fs::remove_file(place.file("others/.peft-files")).unwrap();
+    place.write("others/checkpoints/step-1/state.json", "{}");
+    result(&run);
+}
+
+#[test]
 fn a_quickstart_replaces_itself_and_nothing_else() {
     let place = Place::new();
     let root = inputs(&place);
