@@ -10,6 +10,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 /// What a shell reports of a program that a signal ended, as 128 and the number of the signal.
 const EXIT: i32 = 128;
 
+/// From now on a file that may not grow further, as `ulimit -f` has it, is an error like a full disk, and does not end the program.
+pub fn survive_file_limits() {
+    // The flag is nobody's: the write that hits the limit says so itself.
+    #[cfg(unix)]
+    if let Err(e) = flag::register(signal_hook::consts::SIGXFSZ, Arc::default()) {
+        tracing::debug!("a limit of the size of files ends the program: {e}");
+    }
+}
+
 /// Asks a run to stop when the user does.
 pub struct Interrupt {
     /// Whether to stop.

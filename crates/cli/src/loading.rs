@@ -40,6 +40,14 @@ impl Precision {
     }
 }
 
+/// A number of things of which there is at least one.
+pub fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".into()),
+        number => number.map_err(|e| format!("{e}")),
+    }
+}
+
 /// A model to run.
 #[derive(Args)]
 pub struct ModelArgs {

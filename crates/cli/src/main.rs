@@ -64,6 +64,7 @@ fn main() -> ExitCode {
         .without_time()
         .log_internal_errors(false)
         .init();
+    interrupt::survive_file_limits();
     let json = cli.json;
     let result = peft_train::program(|| match cli.command {
         Command::Quickstart(command) => command.run(json),

@@ -3,14 +3,29 @@
 use crate::terminal::plain;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use peft_core::{Error, Result};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::io::{IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Print `value` as one JSON object, or `text` for people.
 pub fn print<T: Serialize>(json: bool, value: &T, text: impl std::fmt::Display) -> Result<()> {
     let line = if json { serde_json::to_string(value).map_err(|e| Error::InvalidConfig(e.to_string()))? } else { text.to_string() };
     emit(&format!("{line}\n"))
+}
+
+/// A path as JSON has it, whose strings are Unicode: what is no text in a name is approximated.
+pub fn shown(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// As [`shown`], for a field of a result.
+pub fn path<S: Serializer>(path: &Path, to: S) -> std::result::Result<S::Ok, S::Error> {
+    to.serialize_str(&path.to_string_lossy())
+}
+
+/// As [`shown`], for a field of a result that may be missing.
+pub fn some_path<S: Serializer>(path: &Option<PathBuf>, to: S) -> std::result::Result<S::Ok, S::Error> {
+    path.as_deref().map(Path::to_string_lossy).serialize(to)
 }
 
 /// Tell the user something on stderr. Where nobody can be told, since stderr is closed or full, the work goes on.

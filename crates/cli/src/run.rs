@@ -7,7 +7,7 @@ use peft_adapters::PeftConfig;
 use peft_adapters::bitfit::BitFitConfig;
 use peft_adapters::low_rank::{Bias, Init, LoraConfig, VeraConfig};
 use peft_adapters::scaling::Ia3Config;
-use peft_core::files::read_text;
+use peft_core::files::read_yaml;
 use peft_core::{Error, Layers, Names, Patterns, Result, Targets, device};
 use peft_train::{OptimizerConfig, SchedulerType, TrainConfig};
 use serde::{Deserialize, Serialize};
@@ -232,7 +232,7 @@ impl Run {
     /// # Errors
     /// [`Error::Io`]; [`Error::File`] for what is no run file, and for numbers that are not finite.
     pub fn read(file: &Path) -> Result<Self> {
-        let run: Self = serde_saphyr::from_str(&read_text(file)?).map_err(|e| Error::file(file, e))?;
+        let run: Self = read_yaml(file)?;
         match run.not_finite() {
             Some((name, value)) => Err(Error::file(file, format!("`{name}` is {value}; it must be a finite number"))),
             None => Ok(run),
@@ -525,6 +525,15 @@ mod tests {
                     }
                 }
             }
+        }
+        for (text, asked) in [
+            ("target_modules: 5", "a list of names or one text is asked for here, in `target_modules: 5`"),
+            ("layers_to_transform: -1", "or a list of such numbers, is asked for here, in `layers_to_transform: -1`"),
+            ("init_lora_weights: 5", "true, false or the name of a start is asked for here, in `init_lora_weights: 5`"),
+            ("r: -1", "a whole number from 0 on is asked for here, in `r: -1`"),
+        ] {
+            let error = read(format!("{text}\n")).unwrap_err().to_string();
+            assert!(error.ends_with(asked), "{error}");
         }
         let error = read("lr: 1e999\n".into()).unwrap_err().to_string();
         assert!(error.contains("lr: 1e999"), "{error}");

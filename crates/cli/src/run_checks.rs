@@ -92,7 +92,7 @@ fn is_pissa(init: &Init) -> bool {
 }
 
 /// What does nothing, since something else decides.
-fn replaced(run: &Run, encoder: bool) -> [Idle; 7] {
+fn replaced(run: &Run, encoder: bool) -> [Idle; 8] {
     let evaluates = run.eval.is_some() || run.eval_split.is_some();
     let best = run.load_best_model_at_end == Some(true);
     let compares = best || run.early_stopping_patience.is_some();
@@ -114,6 +114,7 @@ fn replaced(run: &Run, encoder: bool) -> [Idle; 7] {
             "samples",
             "does nothing here: they are texts that a language model writes, and this model is an encoder",
         ),
+        idle(run.lora_alpha == Some(0.0), "lora_alpha", "is 0: the adapter changes nothing, so that nothing is learned"),
         idle(decays && vectors, "weight_decay", "does nothing here: it is for matrices, and this method trains vectors"),
     ]
 }

@@ -52,7 +52,11 @@ impl RunState {
     /// That of the run in `out`, if there is one.
     pub fn read(out: &Path) -> Result<Option<Self>> {
         let file = out.join(STATE_FILE);
-        file.exists().then(|| read_json(&file)).transpose()
+        let damaged = |e: Error| match e {
+            Error::File { reason, .. } => Error::file(&file, format!("is damaged ({reason}); begin anew with --overwrite")),
+            other => other,
+        };
+        file.exists().then(|| read_json(&file).map_err(damaged)).transpose()
     }
 
     /// When the run began.
@@ -94,7 +98,8 @@ impl RunState {
 
     /// Let `out` hold this run alone: what an earlier run of this program left there goes, and anything else stays.
     pub fn begin(&mut self, out: &Path, settings: &str) -> Result<()> {
-        let earlier = Self::read(out)?.map_or_else(Vec::new, |earlier| earlier.results);
+        // Of a state that cannot be read nothing is known.
+        let earlier = Self::read(out).ok().flatten().map_or_else(Vec::new, |earlier| earlier.results);
         self.results = earlier;
         self.begun = false;
         self.write(out)?;

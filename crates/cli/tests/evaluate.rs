@@ -61,6 +61,32 @@ fn read_lines(file: &Path) -> Vec<Value> {
 }
 
 #[test]
+fn flags_that_cannot_act_are_told() {
+    let place = Place::new();
+    let data = place.lines("questions.jsonl", &[json!({ "prompt": "copy: badu = ", "answer": "badu" })]);
+    let said = |command: &str, more: &str| {
+        let words = command.split(' ').chain(more.split(' ').filter(|word| !word.is_empty()));
+        let words = words.map(|word| if word == "DATA" { data.as_str() } else { word });
+        let output = Command::new(env!("CARGO_BIN_EXE_peft")).args(words).output().unwrap();
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let answers = format!("eval --model {TINY} --data DATA --metric exact-match");
+    for flag in ["--max-length 9", "--stride 4", "--train-on-prompt"] {
+        let name = flag.split(' ').next().unwrap();
+        assert!(said(&answers, flag).contains(&format!("{name} has no effect: it is for perplexity")), "{flag}");
+    }
+    assert!(said(&answers, "--batch-size 0").contains("must be at least 1"));
+    assert!(!said(&answers, "--max-new-tokens 2").contains("no effect"));
+    let generate = format!("generate --model {TINY} --prompt a --max-new-tokens 1");
+    for flag in ["--top-k 2", "--top-p 0.5", "--seed 3"] {
+        let name = flag.split(' ').next().unwrap();
+        assert!(said(&generate, flag).contains(&format!("{name} has no effect")), "{flag}");
+        assert!(!said(&generate, &format!("{flag} --temperature 1")).contains("no effect"), "{flag}");
+    }
+    assert!(!said(&generate, "").contains("no effect"));
+}
+
+#[test]
 fn every_metric_of_a_data_file_has_a_standard_error() {
     let place = Place::new();
     let line = |prompt: &str, answer: &str| json!({ "prompt": prompt, "answer": answer });

@@ -45,7 +45,7 @@ pub use composition::{Coefficient, Indices, Loss, Step, Stream, TaskVectors, rea
 pub use method::{BaseUse, METHODS, Method, Parameter, TRAINED_METHODS, Unset, Values};
 pub use models::{Model, ModelDir};
 pub use plan::{Input, Plan, Weight};
-pub use recipe::{ModelRef, Recipe, Setting, Settings, Slice, SliceSource, TokenSource, TokenizerRecipe, Vocabulary, parse_yaml};
+pub use recipe::{ModelRef, Recipe, Setting, Settings, Slice, SliceSource, TokenSource, TokenizerRecipe, Vocabulary};
 pub use run::Shard;
 pub use search::{Candidates, candidates};
 pub use source::{Numbers, Row, Rows, Source, Stored};

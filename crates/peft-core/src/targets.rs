@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// Module names: a list, or one string that is a regular expression or `all-linear`.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a list of names or one text is asked for here")]
 pub enum Names {
     /// A regular expression that must match the whole path, or the word `all-linear`.
     Pattern(String),
@@ -81,7 +81,7 @@ pub struct Targets {
 
 /// One layer index or several.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "the number of a layer, or a list of such numbers, is asked for here")]
 pub enum Layers {
     /// One layer.
     One(usize),

@@ -4,7 +4,7 @@ use crate::memory::peak_memory_bytes;
 use crate::task::Evaluation;
 use peft_core::files::write_atomic;
 use peft_core::{Error, Result};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::fs::File;
 use std::io::ErrorKind::NotFound;
 use std::io::Write;
@@ -59,8 +59,13 @@ pub struct Report {
     /// Largest resident memory of the process, where the system tells it.
     pub peak_memory_bytes: Option<u64>,
     /// The checkpoint to continue from, if the run was told to stop before its end.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "shown")]
     pub interrupted: Option<PathBuf>,
+}
+
+/// A path in JSON, whose strings are Unicode: what is no text in a name is approximated.
+fn shown<S: Serializer>(path: &Option<PathBuf>, to: S) -> std::result::Result<S::Ok, S::Error> {
+    path.as_deref().map(Path::to_string_lossy).serialize(to)
 }
 
 impl Report {

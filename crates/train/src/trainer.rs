@@ -105,9 +105,9 @@ impl<M: Module + Sync + 'static, T: Task<M>> Trainer<M, T> {
             return Err(Error::InvalidConfig("the model is on a device without autodiff; load it on `device.autodiff()`".into()));
         }
         let plan = self.config.plan(self.task.lengths())?;
-        let batches_per_step = self.config.gradient_accumulation_steps * self.devices.len().max(1);
+        let batches_per_step = self.config.gradient_accumulation_steps.saturating_mul(self.devices.len().max(1));
         let steps_per_epoch = plan.batches_per_epoch().div_ceil(batches_per_step);
-        let total_steps = self.config.max_steps.unwrap_or(self.config.epochs * steps_per_epoch);
+        let total_steps = self.config.max_steps.unwrap_or(self.config.epochs.saturating_mul(steps_per_epoch));
         self.config.warn_of_idle(total_steps);
 
         let checkpoints = CheckpointDir::new(self.directory.join("checkpoints"));

@@ -82,7 +82,7 @@ pub enum Bias {
 
 /// `init_lora_weights` of HF PEFT.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "true, false or the name of a start is asked for here")]
 pub enum Init {
     /// `true`: Kaiming uniform; `false`: random everywhere.
     Flag(bool),

@@ -9,7 +9,7 @@ use crate::run::{MethodName, Run};
 use burn::module::Module;
 use burn::tensor::DType;
 use peft_adapters::PeftConfig;
-use peft_core::files::{Checkpoint, TextFiles, copy_checkpoint_files, write_atomic};
+use peft_core::files::{Checkpoint, OutputFile, TextFiles, copy_checkpoint_files, write_atomic};
 use peft_core::{Error, Result, Summary, save_adapter};
 use peft_models::encoder::{EncoderConfig, SequenceClassifier};
 use peft_train::data::{Classified, Label, Labelled, Labels, TextTokenizer, read_labelled, split};
@@ -112,7 +112,7 @@ fn summarised(model: SequenceClassifier) -> (SequenceClassifier, Summary) {
 }
 
 /// `peft eval` of an encoder: accuracy, F1 and Matthews' coefficient of labels, correlations of numbers.
-pub fn evaluate(args: &ModelArgs, data: &Path, options: &DataOptions, predictions: Option<&Path>, json: bool) -> Result<()> {
+pub fn evaluate(args: &ModelArgs, data: &Path, options: &DataOptions, predictions: Option<&OutputFile>, json: bool) -> Result<()> {
     let DataOptions { batch_size, limit, max_length, .. } = *options;
     let tokenizer = TextTokenizer::load_from(TextFiles::of(&args.model, args.adapter.as_deref()))?;
     let device = peft_core::device::parse(&args.device)?;
@@ -127,7 +127,7 @@ pub fn evaluate(args: &ModelArgs, data: &Path, options: &DataOptions, prediction
         classify(&model, &rows, model.labels().len(), batch_size, model.config().pad_token_id, |done, _| bar.set_position(done as u64))?;
     bar.finish_and_clear();
     if let Some(file) = predictions {
-        write_predictions(file, &examples, &rows, &scores.logits, model.labels())?;
+        write_predictions(file.path(), &examples, &rows, &scores.logits, model.labels())?;
     }
     let text = match &scores.scores {
         Scores::Classes(found) => {
@@ -140,7 +140,8 @@ pub fn evaluate(args: &ModelArgs, data: &Path, options: &DataOptions, prediction
             format!("{} ({} examples)", parts.collect::<Vec<_>>().join(", "), found.examples)
         }
     };
-    output::print(json, &scores, text)
+    let files: Vec<&Path> = predictions.into_iter().map(OutputFile::path).collect();
+    output::print_beside(&files, json, &scores, text)
 }
 
 /// Write one JSON object for each example: what was asked, what was predicted with which probabilities, and what is right.

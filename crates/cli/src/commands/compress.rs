@@ -1,7 +1,7 @@
 //! `peft compress`.
 
 use crate::hub::{self, Kind};
-use crate::loading::{Text, attach_to_decoder};
+use crate::loading::{Text, attach_to_decoder, positive};
 use crate::output;
 use burn::tensor::{DType, Device};
 use clap::{Args, ValueEnum};
@@ -50,10 +50,10 @@ pub struct Compress {
     #[arg(long)]
     overwrite: bool,
     /// Examples of the search in one batch.
-    #[arg(long, default_value_t = 8, requires = "search")]
+    #[arg(long, default_value_t = 8, requires = "search", value_parser = positive)]
     batch_size: usize,
     /// Search on the first so many lines only.
-    #[arg(long, value_name = "N", requires = "search")]
+    #[arg(long, value_name = "N", requires = "search", value_parser = positive)]
     limit: Option<usize>,
     /// Where to compute the search: cpu, vulkan[:n] or cuda[:n].
     #[arg(long, default_value = "cpu")]
@@ -71,6 +71,7 @@ enum ModeName {
 
 #[derive(Serialize)]
 struct Outcome {
+    #[serde(serialize_with = "output::path")]
     out: PathBuf,
     bytes: u64,
     bf16_bytes: u64,
@@ -111,6 +112,12 @@ impl Compress {
             let reason =
                 "has a tokenizer or chat template of its own, which the compressed file cannot hold: with it, those of the base are used";
             tracing::warn!("{}: {reason}", self.source.display());
+        }
+        if self.base.is_some() && self.search.is_none() && self.is_adapter() {
+            tracing::warn!("--base has no effect: an adapter needs it for --search alone");
+        }
+        if self.device != "cpu" && self.search.is_none() {
+            tracing::warn!("--device has no effect: it is for --search alone");
         }
         let vector = self.vector()?;
         let grid = self.grid()?;

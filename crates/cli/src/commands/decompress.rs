@@ -50,7 +50,7 @@ impl Decompress {
             Kind::Adapter => "adapter",
             Kind::Checkpoint => "checkpoint",
         };
-        let outcome = serde_json::json!({ "out": path, "kind": what, "bytes": bytes });
+        let outcome = serde_json::json!({ "out": output::shown(&path), "kind": what, "bytes": bytes });
         output::print(json, &outcome, format!("{what} of {bytes} bytes written to {}", path.display()))
     }
 }

@@ -1,6 +1,6 @@
 //! `peft eval`.
 
-use crate::loading::{ModelArgs, Text};
+use crate::loading::{ModelArgs, Text, positive};
 use crate::output;
 use clap::{Args, ValueEnum};
 use peft_core::files::{Inputs, OutputFile, write_atomic};
@@ -34,7 +34,7 @@ pub struct Eval {
     #[arg(long, value_enum, required_unless_present = "task")]
     metric: Option<Metric>,
     /// Sequences, choices, prompts or windows in one batch.
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, value_parser = positive)]
     batch_size: usize,
     /// Evaluate the first so many lines only.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -98,7 +98,8 @@ impl Eval {
             return self.encoder(json);
         }
         let tasks = self.tasks()?;
-        let predictions = self.predictions.as_ref().map(|file| OutputFile::create(file, true, &self.inputs(&tasks))).transpose()?;
+        let predictions = self.predictions(&tasks)?;
+        self.warn_of_idle();
         let text = Text::of(&self.model)?;
         let model = self.model.load()?;
         let text = text.with_rows(model.vocab_size());
@@ -125,6 +126,27 @@ impl Eval {
         output::print_beside(&files, json, &result, table(&reports))
     }
 
+    /// Where predictions go.
+    fn predictions(&self, tasks: &[Task]) -> Result<Option<OutputFile>> {
+        self.predictions.as_ref().map(|file| OutputFile::create(file, true, &self.inputs(tasks))).transpose()
+    }
+
+    /// Say which flags are for other metrics.
+    fn warn_of_idle(&self) {
+        let Some(metric) = self.metric.and_then(|metric| metric.of_decoder().ok()) else { return };
+        let perplexity = metric == evaluate::Metric::Perplexity;
+        for (flag, is_idle, what) in [
+            ("--max-length", self.max_length.is_some() && !perplexity, "perplexity"),
+            ("--stride", self.stride.is_some() && !perplexity, "perplexity"),
+            ("--train-on-prompt", self.train_on_prompt && !perplexity, "perplexity"),
+            ("--max-new-tokens", self.max_new_tokens.is_some() && !metric.writes(), "metrics of written answers"),
+        ] {
+            if is_idle {
+                tracing::warn!("{flag} has no effect: it is for {what}, and this measures {}", metric.name());
+            }
+        }
+    }
+
     /// What is read: the model, the data, and the tasks with theirs.
     fn inputs(&self, tasks: &[Task]) -> Inputs {
         let inputs = self.model.inputs().and_maybe("the data", self.data.as_ref());
@@ -148,7 +170,8 @@ impl Eval {
         if let Some((flag, _)) = idle.iter().find(|(_, set)| *set) {
             return Err(Error::InvalidConfig(format!("{flag} is for decoders, and this model is an encoder")));
         }
-        super::classify::evaluate(&self.model, data, &self.options(), self.predictions.as_deref(), json)
+        let predictions = self.predictions(&[])?;
+        super::classify::evaluate(&self.model, data, &self.options(), predictions.as_ref(), json)
     }
 
     fn tasks(&self) -> Result<Vec<Task>> {
@@ -189,8 +212,8 @@ impl Eval {
 
     fn with_model(&self, mut result: Value) -> Value {
         result["settings"]["batch_size"] = self.batch_size.into();
-        result["settings"]["model"] = json!(self.model.model);
-        result["settings"]["adapter"] = json!(self.model.adapter);
+        result["settings"]["model"] = output::shown(&self.model.model).into();
+        result["settings"]["adapter"] = json!(self.model.adapter.as_deref().map(output::shown));
         result
     }
 }

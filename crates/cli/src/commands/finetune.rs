@@ -72,9 +72,10 @@ pub struct Outcome {
     /// Examples that were evaluated on.
     eval_examples: usize,
     padding: Padding,
+    #[serde(serialize_with = "output::path")]
     adapter_dir: PathBuf,
     /// The page about the run.
-    #[serde(rename = "report", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "report", skip_serializing_if = "Option::is_none", serialize_with = "output::some_path")]
     pub page: Option<PathBuf>,
 }
 
@@ -343,16 +344,31 @@ const FILES: [&str; 12] = [
     CONFIG_FILE,
     TENSOR_FILE,
     LABELS_FILE,
-    "checkpoints/",
-    "finished/",
+    DIRECTORIES[0],
+    DIRECTORIES[1],
 ];
+/// Those of them that are directories, and removed as a whole.
+const DIRECTORIES: [&str; 2] = ["checkpoints/", "finished/"];
+
+/// Whether a file lies in a directory, however both are named.
+fn is_in(file: &Path, dir: &Path) -> bool {
+    let parent = file.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
+    let place = |path: &Path| path.canonicalize().ok();
+    parent.and_then(place).is_some_and(|parent| place(dir) == Some(parent))
+}
 
 /// The output directory: refused with content, unless it may be written over or continued, and where it would harm an input.
 fn prepare(run: &Run, base: &Local, config: Option<&Path>, out: &Path, overwrite: bool, resume: bool) -> Result<RunDir> {
     let inputs = Inputs::none().and("the model", &base.dir).and_maybe("the data", run.data.as_ref());
     let inputs = inputs.and_maybe("the evaluation data", run.eval.as_ref());
     // A run may be given the settings that it, or the run that it replaces, has written: it writes them again.
-    let own = |file: &&Path| file.parent() == Some(out) && (resume || file.file_name() == Some(SETTINGS_FILE.as_ref()));
+    let own = |file: &&Path| is_in(file, out) && (resume || file.file_name() == Some(SETTINGS_FILE.as_ref()));
     let config = config.filter(|file| !own(file));
-    RunDir::open(out, overwrite || resume, &PREPARATION, &inputs.and_maybe("the settings", config))
+    let place = RunDir::open(out, overwrite || resume, &PREPARATION, &inputs.and_maybe("the settings", config))?;
+    // A run of an earlier version has no list of its files.
+    let is_run = [SETTINGS_FILE, METRICS_FILE].iter().all(|name| out.join(name).is_file());
+    if !is_run {
+        place.check_own(&DIRECTORIES)?;
+    }
+    Ok(place)
 }

@@ -86,6 +86,7 @@ enum EstimatorName {
 
 #[derive(Serialize)]
 struct Outcome {
+    #[serde(serialize_with = "output::path")]
     out: PathBuf,
     bytes: u64,
     #[serde(flatten)]

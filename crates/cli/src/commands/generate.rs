@@ -58,6 +58,7 @@ struct Report {
 impl Generate {
     pub fn run(mut self, json: bool) -> Result<()> {
         self.model.resolve()?;
+        self.warn_of_idle();
         let text = Text::of(&self.model)?;
         let model = self.model.load()?;
         let text = text.with_rows(model.vocab_size());
@@ -85,6 +86,14 @@ impl Generate {
         let shown = results.iter().zip(&self.prompt).map(|(outcome, prompt)| format!("# {prompt}\n{}\n", outcome.text));
         let shown: String = shown.collect();
         output::print(json, &Report { results, tokens_per_second }, shown.trim_end())
+    }
+
+    /// Say which flags are for drawing, where nothing is drawn.
+    fn warn_of_idle(&self) {
+        let drawing = [("--top-k", self.top_k != 0), ("--top-p", self.top_p != 1.0), ("--seed", self.seed != 0)];
+        for (flag, _) in drawing.iter().filter(|(_, set)| *set && self.temperature == 0.0) {
+            tracing::warn!("{flag} has no effect: at temperature 0 the most likely token is taken; give --temperature too");
+        }
     }
 
     fn prompt_tokens(&self, text: &Text, prompt: &str) -> Result<Vec<u32>> {

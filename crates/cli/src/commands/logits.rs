@@ -80,7 +80,7 @@ impl Logits {
         let [rows, outputs] = logits.dims();
         let source = TensorSource::from_tensor("logits", logits, DType::F32)?;
         write_safetensors(out.path(), [source], &pytorch_metadata())?;
-        let outcome = serde_json::json!({ "out": self.out, "tokens": self.tokens.len(), columns: outputs });
+        let outcome = serde_json::json!({ "out": output::shown(&self.out), "tokens": self.tokens.len(), columns: outputs });
         output::print_beside(&[out.path()], json, &outcome, format!("logits [{rows}, {outputs}] written to {}", self.out.display()))
     }
 }

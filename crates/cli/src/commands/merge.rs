@@ -59,6 +59,7 @@ pub struct Merge {
 
 #[derive(Serialize)]
 struct Outcome<'a> {
+    #[serde(serialize_with = "output::path")]
     out: &'a Path,
     method: &'a str,
     weights: usize,
@@ -126,6 +127,9 @@ impl Merge {
         }
         let plan = self.plan(recipe, &parts)?;
         plan.inputs().check_dir(&self.out)?;
+        if self.device != "cpu" && !self.search.is_asked_for() {
+            tracing::warn!("--device has no effect: nothing is evaluated or trained");
+        }
         let (plan, search) = self.search.choose(plan, self.seed.unwrap_or(0), &self.device)?;
         let finished = write(&plan, out, self.shard_size)?;
         let outcome = Outcome {

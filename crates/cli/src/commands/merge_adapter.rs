@@ -49,7 +49,7 @@ impl MergeAdapter {
         text.copy_settings(out.path())?;
         let bytes = model.save(out.path(), &base, SHARD_BYTES)?;
         let path = out.commit()?;
-        let outcome = serde_json::json!({ "out": path, "bytes": bytes });
+        let outcome = serde_json::json!({ "out": output::shown(&path), "bytes": bytes });
         output::print(json, &outcome, format!("merged checkpoint of {bytes} bytes written to {}", path.display()))
     }
 }

@@ -63,7 +63,7 @@ pub struct MergeAdapters {
 
 #[derive(Serialize)]
 struct Outcome {
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "output::some_path")]
     out: Option<PathBuf>,
     combination: &'static str,
     adapters: Vec<String>,
@@ -96,6 +96,9 @@ impl MergeAdapters {
     pub fn run(self, json: bool) -> Result<()> {
         let merge = AdapterMerge::new(self.open()?, self.settings())?;
         let mut outcome = Outcome::of(&merge);
+        if self.seed != 0 && self.svd_iterations.is_none() && !self.combination.is_random() {
+            tracing::warn!("--seed has no effect: {} draws no random numbers", self.combination.name);
+        }
         if self.dry_run {
             outcome.plan = Some(merge.modules.iter().map(|module| row(&merge, module)).collect());
             return output::print(json, &outcome, outcome.planned());

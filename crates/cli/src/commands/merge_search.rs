@@ -1,7 +1,7 @@
 //! Choosing the weights of a merge by what comes of them.
 
 use super::classify::known_labels;
-use crate::loading::Text;
+use crate::loading::{Text, positive};
 use crate::output;
 use burn::tensor::{DType, Device};
 use clap::Args;
@@ -27,10 +27,10 @@ pub struct Search {
     #[arg(long, value_name = "N", default_value_t = 51, requires = "evaluate")]
     candidates: usize,
     /// Examples of the evaluation in one batch.
-    #[arg(long, default_value_t = 8, requires = "evaluate")]
+    #[arg(long, default_value_t = 8, requires = "evaluate", value_parser = positive)]
     batch_size: usize,
     /// Evaluate on the first so many lines only.
-    #[arg(long, value_name = "N", requires = "evaluate")]
+    #[arg(long, value_name = "N", requires = "evaluate", value_parser = positive)]
     limit: Option<usize>,
 }
 

@@ -36,7 +36,9 @@ struct Outcome {
     trainable_params: usize,
     total_params: usize,
     seconds: f64,
+    #[serde(serialize_with = "output::path")]
     adapter_dir: PathBuf,
+    #[serde(serialize_with = "output::some_path")]
     report: Option<PathBuf>,
 }
 

@@ -33,8 +33,11 @@ pub struct Report {
 
 #[derive(Serialize)]
 struct Outcome {
+    #[serde(serialize_with = "output::path")]
     report: PathBuf,
+    #[serde(serialize_with = "output::some_path")]
     csv: Option<PathBuf>,
+    #[serde(serialize_with = "output::some_path")]
     tensorboard: Option<PathBuf>,
 }
 

@@ -78,6 +78,32 @@ fn a_directory_that_is_holds_or_is_in_an_input_is_no_output() {
 }
 
 #[test]
+fn a_run_leaves_directories_of_others_alone() {
+    let place = Place::new();
+    let (data, out) = (place.data(), place.path("others"));
+    let run = ["finetune", "--model", TINY, "--data", &data, "--max-steps", "1", "--save-steps", "1", "--out", &out, "--overwrite"];
+    for file in ["checkpoints/step-1/mine", "finished/mine"] {
+        let file = place.file("others").join(file);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, "mine").unwrap();
+        let said = refusal(&run);
+        assert!(said.contains("holds files that peft has not written there"), "{said}");
+        assert_eq!(std::fs::read(&file).unwrap(), b"mine");
+        std::fs::remove_dir_all(file.parent().unwrap()).unwrap();
+    }
+    std::fs::create_dir_all(place.file("others/notes")).unwrap();
+    place.write("others/notes/mine", "mine");
+    result(&run);
+    result(&run);
+    assert_eq!(std::fs::read(place.file("others/notes/mine")).unwrap(), b"mine");
+    // A run of a version that listed no files.
+    std::fs::create_dir_all(place.file("others/checkpoints/step-1")).unwrap();
+    std::fs::remove_file(place.file("others/.peft-files")).unwrap();
+    place.write("others/checkpoints/step-1/state.json", "{}");
+    result(&run);
+}
+
+#[test]
 fn a_quickstart_replaces_itself_and_nothing_else() {
     let place = Place::new();
     let root = inputs(&place);
@@ -99,6 +125,13 @@ fn a_file_of_an_input_is_no_output() {
     let place = Place::new();
     let root = inputs(&place);
     let questions = place.write("P/questions.jsonl", r#"{"prompt":"copy: badu = ","answer":"badu"}"#);
+    let encoder = Path::new(&root).join("encoder");
+    std::fs::create_dir(&encoder).unwrap();
+    for name in ["config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt"] {
+        let from = format!("{}/../../fixtures/encoders/bert-classifier/{name}", env!("CARGO_MANIFEST_DIR"));
+        std::fs::copy(from, encoder.join(name)).unwrap();
+    }
+    place.write("P/labelled.jsonl", "{\"text\":\"a\",\"label\":0}\n");
     let before = tree(Path::new(&root));
     let commands = [
         "logits --model R/base --adapter R/adapter --tokens 1 --out",
@@ -107,14 +140,16 @@ fn a_file_of_an_input_is_no_output() {
         "compress R/adapter --overwrite --out",
         "report R/adapter --out",
         "report R/adapter --out page.html --csv",
+        "eval --model R/encoder --data R/labelled.jsonl --metric classification --predictions",
     ];
-    let parts: [&[&str]; 6] = [
+    let parts: [&[&str]; 7] = [
         &["base/model.safetensors", "adapter/adapter_model.safetensors", "base/config.json", "base/vocab.txt"],
         &["base/model.safetensors", "train.jsonl", "base/tokenizer.json"],
         &["questions.jsonl", "adapter/adapter_config.json", "base/chat_template.jinja"],
         &["adapter/adapter_model.safetensors", "adapter/adapter_config.json"],
-        &["adapter/metrics.jsonl", "adapter/run.yaml"],
-        &["adapter/metrics.jsonl"],
+        &["adapter/metrics.jsonl", "adapter/run.yaml", "adapter/adapter_model.safetensors", "adapter/.peft-files", "base/config.json"],
+        &["adapter/metrics.jsonl", "base/model.safetensors"],
+        &["labelled.jsonl", "encoder/model.safetensors", "encoder/config.json", "adapter/adapter_model.safetensors"],
     ];
     for (command, parts) in commands.iter().zip(parts) {
         for part in parts {
@@ -133,6 +168,12 @@ fn a_file_of_an_input_is_no_output() {
         }
     }
     assert!(Path::new(&questions).exists());
+
+    // As it is said of two outputs of one command.
+    let (adapter, page) = (format!("{root}/adapter"), place.path("page.html"));
+    let said = refusal(&["report", &adapter, "--out", &page, "--csv", &page]);
+    assert!(said.contains("page.html: is another output of this command too"), "{said}");
+    assert!(!Path::new(&page).exists());
 }
 
 #[test]

@@ -3,8 +3,65 @@
 
 use super::{Place, TINY, refusal};
 use crate::common::{peft, result};
+#[cfg(target_os = "linux")]
+use std::ffi::OsStr;
+#[cfg(target_os = "linux")]
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, symlink};
+#[cfg(target_os = "linux")]
+use std::path::Path;
 use std::process::{Command, Stdio};
+
+/// Runs the program on arguments of which some are no text.
+#[cfg(target_os = "linux")]
+fn run(arguments: &[&OsStr]) -> std::process::Output {
+    Command::new(env!("CARGO_BIN_EXE_peft")).args(arguments).output().unwrap()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_name_that_is_no_text_is_written_to() {
+    let place = Place::new();
+    let data = place.data();
+    let path = |name: &[u8]| place.file("x").with_file_name(OsStr::from_bytes(name));
+    let succeeds = |command: &str, paths: &[(&str, &Path)], json: bool| {
+        let words = command.split(' ').map(|word| if word == "DATA" { data.as_str() } else { word }).map(OsStr::new);
+        let paths = paths.iter().flat_map(|(flag, path)| [OsStr::new(flag), path.as_os_str()]);
+        let arguments: Vec<&OsStr> =
+            words.chain(paths).filter(|word| !word.is_empty()).chain(json.then_some(OsStr::new("--json"))).collect();
+        let output = run(&arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let (adapter, file) = (path(b"adapter\xff"), path(b"file\xff"));
+    let model = path(b"model\xff");
+    std::fs::rename(place.checkpoint(), &model).unwrap();
+    for json in [false, true] {
+        succeeds(&format!("finetune --model {TINY} --data DATA --max-steps 1 --overwrite"), &[("--out", &adapter)], json);
+        succeeds("merge-adapter --overwrite", &[("--model", &model), ("--adapter", &adapter), ("--out", &path(b"whole\xff"))], json);
+        succeeds("merge-adapters --weights 1 --overwrite", &[("", &adapter), ("--out", &path(b"one\xff"))], json);
+        succeeds("compress --overwrite", &[("", &adapter), ("--out", &file)], json);
+        succeeds("decompress --overwrite", &[("", &file), ("--out", &path(b"again\xff"))], json);
+        succeeds("logits --tokens 1", &[("--model", &model), ("--out", &path(b"logits\xff"))], json);
+        succeeds("fisher --data DATA --n-examples 1 --overwrite", &[("--model", &model), ("--out", &path(b"fisher\xff"))], json);
+        succeeds("eval --data DATA --metric perplexity", &[("--model", &model), ("--adapter", &adapter)], json);
+        succeeds("report", &[("", &adapter), ("--csv", &path(b"csv\xff"))], json);
+        succeeds("inspect", &[("", &adapter)], json);
+    }
+}
+
+#[test]
+fn a_limit_of_the_size_of_files_is_a_full_disk() {
+    let place = Place::new();
+    let (run, data, out) = (place.path("run"), place.data(), place.path("out"));
+    result(&["finetune", "--model", TINY, "--data", &data, "--max-steps", "1", "--out", &run]);
+    let program = env!("CARGO_BIN_EXE_peft");
+    let limited = format!("ulimit -f 100; exec {program} merge-adapter --model {TINY} --adapter {run} --out {out}");
+    let output = Command::new("sh").args(["-c", &limited]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("File too large"), "{said}");
+    let left = std::fs::read_dir(place.file("run").parent().unwrap()).unwrap().flatten();
+    assert!(left.map(|entry| entry.file_name()).all(|name| !name.to_string_lossy().starts_with(".out")));
+}
 
 fn logits(out: &str) -> [&str; 7] {
     ["logits", "--model", TINY, "--tokens", "1,2", "--out", out]

@@ -193,12 +193,15 @@ fn settings_that_cannot_act_are_refused_or_named() {
         (&["--eval-split", "1", "--load-best-model-at-end"][..], "`load_best_model_at_end` compares evaluations, of which there is one"),
         (&["--eval-split", "1", "--metric-for-best-model", "accuracy"], "`metric_for_best_model` does nothing without"),
         (&["--method", "ia3", "--weight-decay", "0.1"], "`weight_decay` does nothing here"),
+        (&["--lora-alpha", "0"], "`lora_alpha` is 0"),
         (&["--warmup-steps", "9"], "warmup_steps is 9 and the run has 2 steps"),
         (&["--save-steps", "9"], "save_steps is 9 and the run has 2 steps: no checkpoint is written"),
     ] {
         let (code, stderr) = run(setting);
         assert!(code == Some(0) && stderr.contains(said), "{setting:?}: {stderr}");
     }
+    let (code, said) = run(&["--devices", "cpu,cpu", "--gradient-accumulation-steps", "9223372036854775808"]);
+    assert!(code == Some(0), "{said}");
     for number in ["nan", "inf", "1e999"] {
         let (code, said) = run(&["--lr", number]);
         assert!(code == Some(1) && said.contains("`lr` is ") && said.contains("finite number"), "{said}");

@@ -4,10 +4,9 @@ mod documents;
 mod reference;
 mod setting;
 mod tokens;
-mod yaml;
 
 use crate::method::{BaseUse, METHODS, Method, Parameter, Unset};
-use peft_core::files::{Dtype, nearest, read_text};
+use peft_core::files::{Dtype, nearest, parse_yaml, read_text};
 use peft_core::{Error, Result};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -18,7 +17,6 @@ use std::path::{Path, PathBuf};
 pub use reference::ModelRef;
 pub use setting::Setting;
 pub use tokens::{TokenSource, TokenizerRecipe, Vocabulary};
-pub use yaml::parse_yaml;
 
 /// What is set, by the name of the parameter.
 pub type Settings = BTreeMap<String, Setting>;

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{INDEX_FILE, MODEL_FILE, disk, read_json, write_atomic};
 use crate::{CONFIG_FILE, Error, Result, TENSOR_FILE};
 
-const CONFIG: &str = "config.json";
+pub(super) const CONFIG: &str = "config.json";
 /// What says how the model is used, beside `config.json`.
 const MODEL_SETTINGS: [&str; 5] = [
     "generation_config.json",

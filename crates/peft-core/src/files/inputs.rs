@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::checkpoint_files::is_part_of_a_model;
+use super::checkpoint_files::{CONFIG as MODEL_CONFIG, is_part_of_a_model};
 use super::destination::Destination;
+use super::manifest::is_of_an_output;
 use super::place::follow;
-use crate::{Error, Result};
+use crate::{CONFIG_FILE, Error, Result};
 
 /// The files and directories from which a command makes its output.
 #[derive(Clone, Debug, Default)]
@@ -78,7 +79,7 @@ impl Inputs {
     }
 
     /// That a file can be written at `out` without harm to an input, links followed: it is none, and none of the files of a model, adapter or
-    /// other directory that is one.
+    /// other directory that is one. A file that makes a model or adapter elsewhere is not replaced either.
     ///
     /// # Errors
     /// [`Error::File`] that names both, or says why no file can be written there; [`Error::Io`].
@@ -86,6 +87,7 @@ impl Inputs {
         let target = match Destination::of(out)? {
             Destination::File(target) | Destination::Stream(target) => target,
         };
+        refuse_part_of_a_model(out, &target)?;
         for input in &self.0 {
             let places = input.places()?;
             if places.contains(&target) {
@@ -99,6 +101,16 @@ impl Inputs {
             }
         }
         Ok(())
+    }
+}
+
+/// In the directory of a model or an adapter no command writes a single file of these names, so that one which is there is something else.
+fn refuse_part_of_a_model(out: &Path, target: &Path) -> Result<()> {
+    let (Some(dir), Some(name)) = (target.parent(), target.file_name().and_then(|name| name.to_str())) else { return Ok(()) };
+    let is_model = [MODEL_CONFIG, CONFIG_FILE].iter().any(|config| dir.join(config).is_file());
+    match target.is_file() && (is_model && is_part_of_a_model(dir, name) || is_of_an_output(name)) {
+        true => Err(Error::file(out, "is there already as a file of a model, an adapter or another output; choose another name")),
+        false => Ok(()),
     }
 }
 

@@ -142,6 +142,9 @@ fn is_file_at(_file: &File, _path: &Path) -> bool {
 /// What a process that is refused says.
 fn held(lock: &Path) -> String {
     let who = match Holder::read(lock) {
+        Some(holder) if holder.pid == std::process::id() => {
+            return "is another output of this command too; give each a place of its own".into();
+        }
         Some(Holder { pid, command, since }) => format!("process {pid} (`{command}`) since {}", date(since)),
         None => "another process".into(),
     };

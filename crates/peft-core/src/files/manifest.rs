@@ -51,6 +51,11 @@ impl Manifest {
     }
 }
 
+/// Whether a file of this name is what the program notes about an output.
+pub(super) fn is_of_an_output(name: &str) -> bool {
+    name == FILE || is_lock(name.as_ref())
+}
+
 /// The files below `dir` by their paths from there, without the list and what writing leaves for a while. What cannot be written as text is
 /// approximated.
 pub(super) fn files(dir: &Path) -> Result<Vec<String>> {

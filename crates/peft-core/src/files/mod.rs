@@ -23,6 +23,7 @@ mod run_dir;
 mod state;
 mod text_files;
 mod writer;
+mod yaml;
 
 use std::fs;
 use std::path::Path;
@@ -46,6 +47,7 @@ pub use safetensors::Dtype;
 pub use state::state_of;
 pub use text_files::{TextFiles, read_optional};
 pub use writer::{Metadata, TensorBytes, TensorSource, pytorch_metadata, tensor_bytes, write_atomic, write_checkpoint, write_safetensors};
+pub use yaml::{parse_yaml, read_yaml};
 
 /// The name of a checkpoint that is one file.
 pub const MODEL_FILE: &str = "model.safetensors";

@@ -58,7 +58,7 @@ impl OutputDir {
             if !overwrite {
                 return Err(Error::OutputExists(path.into()));
             }
-            refuse_foreign(path, &target)?;
+            refuse_foreign(path, &manifest::foreign(&target)?)?;
         }
         let partial = sibling(&target, PARTIAL)?;
         Ok(Self { target, partial, overwrite, lock: Some(Arc::new(lock)) })
@@ -221,9 +221,8 @@ pub(super) fn resolve(path: &Path) -> Result<PathBuf> {
 }
 
 /// Files of others are not removed.
-fn refuse_foreign(path: &Path, target: &Path) -> Result<()> {
+pub(super) fn refuse_foreign(path: &Path, foreign: &[String]) -> Result<()> {
     const NAMED: usize = 3;
-    let foreign = manifest::foreign(target)?;
     if foreign.is_empty() {
         return Ok(());
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::lock::Lock;
 use super::manifest::{self, Manifest, is_empty};
-use super::output_dir::{recover, resolve};
+use super::output_dir::{recover, refuse_foreign, resolve};
 use super::{Inputs, disk};
 use crate::{Error, Result};
 
@@ -56,6 +56,15 @@ impl RunDir {
         }
         let is_given = dir.exists() && !Manifest::is_in(&dir);
         Ok(Self { dir, preparation, foreign, is_new, is_given, is_finished: false, _lock: lock })
+    }
+
+    /// That none of `directories`, such as `checkpoints/`, which the run removes with what is in them, holds files of others.
+    ///
+    /// # Errors
+    /// [`Error::File`] that names the files.
+    pub fn check_own(&self, directories: &[&str]) -> Result<()> {
+        let is_in = |file: &&String| directories.iter().any(|dir| file.starts_with(dir));
+        refuse_foreign(&self.dir, &self.foreign.iter().filter(is_in).cloned().collect::<Vec<_>>())
     }
 
     /// Makes the directory. `files` are those that the run may write, so that they are known as its own if it is cut; `NAME/` stands for all

@@ -1,7 +1,7 @@
 //! What a run's directory says about it.
 
 use super::{Metrics, Sample, samples};
-use peft_core::files::{read_json, read_text};
+use peft_core::files::{read_json, read_yaml};
 use peft_core::{Error, Result, Summary};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -48,7 +48,7 @@ impl RunRecord {
         }
         let settings = directory.join(SETTINGS_FILE);
         let settings = match settings.exists() {
-            true => serde_saphyr::from_str(&read_text(&settings)?).map_err(|e| Error::file(&settings, e))?,
+            true => read_yaml(&settings)?,
             false => Map::new(),
         };
         Ok(Self {

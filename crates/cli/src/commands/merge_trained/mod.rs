@@ -34,6 +34,7 @@ pub struct Arguments<'a> {
 
 #[derive(Serialize)]
 struct Outcome {
+    #[serde(serialize_with = "output::path")]
     out: PathBuf,
     method: String,
     tasks: Vec<String>,
@@ -42,7 +43,7 @@ struct Outcome {
     loss_first: f64,
     loss_last: f64,
     /// Where complete checkpoints lie.
-    checkpoints: Vec<PathBuf>,
+    checkpoints: Vec<String>,
     bytes: u64,
     seconds: f64,
 }
@@ -86,7 +87,7 @@ pub fn run(arguments: &Arguments, json: bool) -> Result<()> {
     let Session { first, last, steps, .. } = session;
     let path = out.commit()?;
     let outcome = Outcome {
-        checkpoints: written.iter().map(|(name, _)| if name.is_empty() { path.clone() } else { path.join(name) }).collect(),
+        checkpoints: written.iter().map(|(name, _)| output::shown(&if name.is_empty() { path.clone() } else { path.join(name) })).collect(),
         bytes: written.iter().map(|(_, bytes)| bytes).sum(),
         out: path,
         method: recipe.method.clone(),

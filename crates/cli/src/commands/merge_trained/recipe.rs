@@ -1,12 +1,12 @@
 //! Recipes of merges that are trained.
 
 use crate::hub::{self, Kind};
-use peft_core::files::{Inputs, read_text};
+use peft_core::files::{Inputs, parse_yaml, read_text};
 use peft_core::{Error, Result};
 use peft_merge::adaptive::AdaMergingConfig;
 use peft_merge::atlas::{AtlasConfig, Objective};
 use peft_merge::concrete::{Algorithm, ConcreteConfig};
-use peft_merge::{Model, ModelDir, ModelRef, Scope, TRAINED_METHODS, check_compatible, parse_yaml};
+use peft_merge::{Model, ModelDir, ModelRef, Scope, TRAINED_METHODS, check_compatible};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};

@@ -2,7 +2,7 @@
 
 use super::super::job::Metric;
 use super::super::metrics::Normalise;
-use peft_core::files::read_text;
+use peft_core::files::read_yaml;
 use peft_core::{Error, Result};
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
@@ -139,7 +139,7 @@ impl Task {
     /// that the metric has no use for.
     pub fn read(file: impl AsRef<Path>) -> Result<Self> {
         let file = file.as_ref();
-        let mut task: Self = serde_saphyr::from_str(&read_text(file)?).map_err(|e| Error::file(file, e))?;
+        let mut task: Self = read_yaml(file)?;
         task.check().map_err(|reason| Error::file(file, reason))?;
         task.file = file.into();
         let dir = file.parent().unwrap_or(Path::new(""));

@@ -1,15 +1,22 @@
 //! YAML, and what is wrong with it in one line.
 
-use peft_core::files::nearest;
-use peft_core::{Error, Result};
+use std::path::Path;
+
 use serde::de::DeserializeOwned;
 
+use super::{nearest, read_text};
+use crate::{Error, Result};
+
 /// What the parser calls a kind of value, and what people do.
-const KINDS: [(&str, &str); 6] = [
+const KINDS: [(&str, &str); 10] = [
     ("expected mapping start", "fields with values are asked for here (`key: value`)"),
     ("expected sequence start", "a list is asked for here"),
     ("invalid u64", "a whole number from 0 on is asked for here"),
     ("invalid f64", "a number is asked for here"),
+    ("invalid floating point", "a number is asked for here"),
+    ("invalid boolean", "true or false is asked for here"),
+    ("expected string scalar", "a single value is asked for here"),
+    (", set DuplicateKeyPolicy in Options if acceptable", ""),
     ("rejected by the configured policy", "is no number to compute with"),
     ("recursive references require weak recursion types", "an alias refers to what it is a part of"),
 ];
@@ -20,6 +27,15 @@ const KINDS: [(&str, &str); 6] = [
 /// [`Error::InvalidConfig`] with the place, what is wrong there, and the line as it is written.
 pub fn parse_yaml<T: DeserializeOwned>(text: &str) -> Result<T> {
     serde_saphyr::from_str(text).map_err(|e| Error::InvalidConfig(told(&e, text)))
+}
+
+/// Reads a YAML file.
+///
+/// # Errors
+/// [`Error::File`] as [`parse_yaml`] has it; [`Error::Io`].
+pub fn read_yaml<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = read_text(path)?;
+    serde_saphyr::from_str(&text).map_err(|e| Error::file(path, told(&e, &text)))
 }
 
 fn told(error: &serde_saphyr::Error, text: &str) -> String {
@@ -74,6 +90,8 @@ mod tests {
         assert!(told("models: []\nwieght: 3\n").contains("the nearest is `weight`, in `wieght: 3`"));
         assert!(told("models: 3\n").contains("a list is asked for here, in `models: 3`"), "{}", told("models: 3\n"));
         assert!(told("models:\n- 1\n- -2\n").contains("line 3 column 3: a whole number from 0 on is asked for here, in `- -2`"));
+        assert!(told("models: []\nweight: half\n").contains("a number is asked for here, in `weight: half`"));
+        assert!(told("models: []\nmodels: []\n").ends_with("line 2 column 1: duplicate mapping key: models, in `models: []`"));
         for text in ["models: [1", "models: []\nweight: half\n", "", "models: []\n\tweight: 3"] {
             assert_eq!(told(text).lines().count(), 1, "{}", told(text));
         }
