@@ -106,7 +106,6 @@ CASES = {
     "ia3": ("ia3", {}),
     "ia3-excluded": ("ia3", {"exclude_modules": ["k_proj"]}),
     "ia3-no-feedforward": ("ia3", {"feedforward_modules": None}),
-    "ia3-no-targets": ("ia3", {"target_modules": None}),
     "vera": ("vera", {}),
     "vera-narrowed": ("vera", {"target_modules": ["q_proj"]}),
 }

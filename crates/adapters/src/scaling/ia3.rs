@@ -103,11 +103,6 @@ impl Ia3Config {
     }
 }
 
-/// Whether one of two names of modules is the other, or its end.
-fn overlap(a: &str, b: &str) -> bool {
-    ends_with_component(a, b) || ends_with_component(b, a)
-}
-
 impl Method for Ia3Config {
     fn name(&self) -> &'static str {
         "ia3"
@@ -115,7 +110,7 @@ impl Method for Ia3Config {
 
     fn validate(&self) -> Result<()> {
         if let (Some(Names::List(feedforward)), Some(Names::List(targets))) = (&self.feedforward_modules, &self.targets.target_modules)
-            && let Some(stray) = feedforward.iter().find(|name| !targets.iter().any(|target| overlap(target, name)))
+            && let Some(stray) = feedforward.iter().find(|name| !targets.iter().any(|target| ends_with_component(name, target)))
         {
             return Err(Error::InvalidConfig(format!("feedforward_modules has `{stray}`, which is not one of target_modules")));
         }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// Cases that recipes refuse with a way out: what is no low-rank change of the base's own weights.
-const NOT_IN_RECIPES: [&str; 13] = [
+const NOT_IN_RECIPES: [&str; 12] = [
     "grown",
     "grown-tied",
     "head-tied",
@@ -17,7 +17,6 @@ const NOT_IN_RECIPES: [&str; 13] = [
     "ia3",
     "ia3-excluded",
     "ia3-no-feedforward",
-    "ia3-no-targets",
     "names",
     "olora",
     "pissa",
