@@ -224,7 +224,7 @@ impl<'a> Turns<'a> {
         }
         let first = own.map_or(text.len(), |(first, _)| first);
         let behind_prompt = text.starts_with(&*prompt) && (asks || always_opens);
-        let start = match behind_prompt && !row.others(index, prompt.len(), first).next().is_some_and(|span| span.end <= first) {
+        let start = match behind_prompt && row.others(index, prompt.len(), first).next().is_none_or(|span| span.end > first) {
             true => prompt.len(),
             false => self.start(row, index, &prompt).clamp(header, first),
         };
