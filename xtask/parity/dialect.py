@@ -105,6 +105,7 @@ CASES = {
     "grown-tied": ("grown-tied", {}),
     "ia3": ("ia3", {}),
     "ia3-excluded": ("ia3", {"exclude_modules": ["k_proj"]}),
+    "ia3-no-feedforward": ("ia3", {"feedforward_modules": None}),
     "vera": ("vera", {}),
     "vera-narrowed": ("vera", {"target_modules": ["q_proj"]}),
 }

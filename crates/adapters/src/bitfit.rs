@@ -23,7 +23,7 @@ impl Method for BitFitConfig {
     }
 
     fn validate(&self) -> Result<()> {
-        self.common.check(peft_core::hf::Kind::BitFit)
+        crate::config::check(peft_core::hf::Kind::BitFit, self)
     }
 
     fn targets(&self) -> Option<&Targets> {

@@ -50,13 +50,15 @@ pub struct Common {
     pub unknown: Map<String, Value>,
 }
 
-impl Common {
-    /// Refuse settings of HF PEFT that this library keeps but does not implement, if they are set.
-    ///
-    /// # Errors
-    /// [`Error::InvalidConfig`] naming the first of them.
-    pub(crate) fn check(&self, kind: Kind) -> Result<()> {
-        check_settings(kind, &self.unknown).map_err(Error::InvalidConfig)
+/// Refuse settings of HF PEFT that this library keeps but does not implement, if `config` has them set.
+///
+/// # Errors
+/// [`Error::InvalidConfig`] naming the first of them.
+pub(crate) fn check(kind: Kind, config: &impl Serialize) -> Result<()> {
+    match serde_json::to_value(config) {
+        Ok(Value::Object(settings)) => check_settings(kind, &settings).map_err(Error::InvalidConfig),
+        Ok(_) => Ok(()),
+        Err(error) => Err(Error::InvalidConfig(error.to_string())),
     }
 }
 
@@ -236,12 +238,18 @@ pub fn changes(config: &PeftConfig, tensors: &Checkpoint, module: &str) -> Resul
     Ok(saved || (peft_core::hf::modules(tensors)?.contains(module) && selects(&with_default_targets(config, tensors)?, module)?))
 }
 
-/// Where a file does not say its modules, those that HF PEFT takes by default, as far as the file has tensors of them.
+/// Where a file does not say its modules, those that HF PEFT takes by default, as far as the file has tensors of them; the same for the
+/// modules whose inputs (IA)³ scales.
 fn with_default_targets(config: &PeftConfig, tensors: &Checkpoint) -> Result<PeftConfig> {
     let (mut config, kind) = (config.clone(), config.kind());
-    let Some(targets) = config.targets_mut().filter(|targets| targets.target_modules.is_none()) else { return Ok(config) };
+    let untargeted = config.targets_mut().is_some_and(|targets| targets.target_modules.is_none());
+    if !untargeted && !matches!(&config, PeftConfig::Ia3(ia3) if ia3.feedforward_modules.is_none()) {
+        return Ok(config);
+    }
     let adapted = peft_core::hf::modules(tensors)?;
-    targets.target_modules = Some(Names::List(default_targets(kind, &adapted)));
+    if let Some(targets) = config.targets_mut().filter(|_| untargeted) {
+        targets.target_modules = Some(Names::List(default_targets(kind, &adapted)));
+    }
     if let PeftConfig::Ia3(ia3) = &mut config
         && ia3.feedforward_modules.is_none()
     {

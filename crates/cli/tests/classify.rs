@@ -183,6 +183,38 @@ fn a_head_over_the_vocabulary_stays_where_an_adapter_changes_the_embedding() {
     assert_eq!(merged.keys().count(), base.keys().count() + 2);
 }
 
+/// HF PEFT applies it, and nothing here has that layer.
+#[test]
+fn an_adapter_of_a_layer_within_a_head_over_the_vocabulary_is_refused() {
+    let place = Place::new();
+    let (base, adapter, out) = (place.file("base"), place.file("adapter"), place.path("merged"));
+    std::fs::create_dir(&base).unwrap();
+    std::fs::create_dir(&adapter).unwrap();
+    let encoder = Checkpoint::open(Path::new(ROBERTA)).unwrap();
+    let d = encoder.info("encoder.layer.0.attention.self.query.weight").unwrap().shape[0];
+    let source = |key: String, shape: &[usize], numbers: Vec<f32>| {
+        TensorSource::new(key, Dtype::F32, shape, move || Ok(float_bytes(&numbers, Dtype::F32).unwrap().into()))
+    };
+    let under = encoder.keys().map(|key| source(format!("roberta.{key}"), &encoder.info(key).unwrap().shape, encoder.f32s(key).unwrap()));
+    let head = source("lm_head.dense.weight".into(), &[d, d], vec![0.5; d * d]);
+    write_safetensors(&base.join("model.safetensors"), under.chain([head]), &pytorch_metadata()).unwrap();
+    let mut config: Value = serde_json::from_slice(&std::fs::read(Path::new(ROBERTA).join("config.json")).unwrap()).unwrap();
+    config["architectures"] = json!(["RobertaForMaskedLM"]);
+    std::fs::write(base.join("config.json"), config.to_string()).unwrap();
+    let modules = ["roberta.encoder.layer.0.attention.self.query", "lm_head.dense"];
+    let settings = json!({ "peft_type": "LORA", "r": 1, "lora_alpha": 2, "target_modules": modules });
+    std::fs::write(adapter.join("adapter_config.json"), settings.to_string()).unwrap();
+    let factors = modules.into_iter().flat_map(|module| {
+        let key = |part: &str| format!("base_model.model.{module}.{part}.weight");
+        [source(key("lora_A"), &[1, d], vec![1.0; d]), source(key("lora_B"), &[d, 1], vec![0.25; d])]
+    });
+    write_safetensors(&adapter.join("adapter_model.safetensors"), factors, &pytorch_metadata()).unwrap();
+
+    let said = failure(&["merge-adapter", "--model", &base.to_string_lossy(), "--adapter", &adapter.to_string_lossy(), "--out", &out]);
+    assert!(said.contains("lm_head.dense.lora_A.weight`: expected no such tensor"), "{said}");
+    assert!(!Path::new(&out).exists());
+}
+
 #[test]
 fn numbers_are_a_regression() {
     let place = Place::new();

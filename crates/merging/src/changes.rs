@@ -4,7 +4,7 @@ use crate::adapters::{Lora, LowRank, Site, Whole};
 use crate::models::{is_by_token, is_embedding, is_head, is_tied};
 use crate::source::{Numbers, Stored};
 use peft_core::files::{Checkpoint, Dtype};
-use peft_core::{Error, Result};
+use peft_core::{Error, Result, is_output_head};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -62,6 +62,7 @@ impl Changes {
             let change = weights.entry(key).or_default();
             (change.module, change.transposed) = (Some(module.clone()), transposed);
         }
+        check_left_out(&adapter, base)?;
         check_complete(&adapter, base, &weights)?;
         // Loaded into the base, a whole embedding is the head too; one that an adapter holds beside the base is not.
         let apart = |key: &String, change: &Change| change.module.is_some() || adapter.config.saved(owner(key)).is_some();
@@ -184,6 +185,14 @@ fn check_vocabulary(adapter: &Lora, key: &str, base: &[usize], found: &[usize]) 
         ))),
         _ => Ok(()),
     }
+}
+
+/// What the configuration does not select must be of this base too; a head may be of a model that has one.
+fn check_left_out(adapter: &Lora, base: &Checkpoint) -> Result<()> {
+    for module in adapter.left_out.modules().filter(|module| !is_output_head(module)) {
+        find(adapter, base, &format!("{module}.weight"))?;
+    }
+    Ok(())
 }
 
 /// Every module that the configuration selects, or says is saved as a whole, must be in the adapter's file.

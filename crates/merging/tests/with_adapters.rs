@@ -88,6 +88,9 @@ fn a_name_before_the_model_may_be_missing_on_either_side() {
 fn an_adapter_of_another_model_is_refused() {
     let said = error(config(), matrices(["model.layers.7.w.lora_A.weight", "model.layers.7.w.lora_B.weight"]), RECIPE);
     assert!(said.contains("`model.layers.7.w.weight`") && said.contains("another base model"), "{said}");
+    let foreign = matrices(["model.layers.7.x.lora_A.weight", "model.layers.7.x.lora_B.weight"]);
+    let said = error(config_of(&["w"]), [matrices(W), foreign].concat(), RECIPE);
+    assert!(said.contains("`model.layers.7.x.weight`") && said.contains("another base model"), "{said}");
     let wide = vec![(W[0], vec![1, 5], vec![1.0; 5]), (W[1], vec![2, 1], vec![1.0; 2])];
     let said = error(config(), wide, RECIPE);
     assert!(said.contains("expected a change of shape [2, 3], found [2, 5]"), "{said}");

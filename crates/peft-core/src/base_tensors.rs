@@ -30,7 +30,12 @@ pub(crate) fn settle<M: Module>(model: M, file: &Checkpoint, used: &HashSet<Stri
     let mut replaced = HashMap::new();
     for key in file.keys().filter(|key| !used.contains(*key)) {
         let Some(Key { module, part, .. }) = Key::parse(key) else { continue };
-        let exists = modules.contains(module.as_str()) || is_output_head(&module);
+        // What lies in a head that the model does not have is not needed, unless it would change that head.
+        let head = match part {
+            Part::Adapter(_) => module.rsplit('.').next().unwrap_or_default(),
+            _ => &module,
+        };
+        let exists = modules.contains(module.as_str()) || is_output_head(head);
         match part {
             Part::Adapter(_) | Part::Whole { .. } if !exists => {
                 return Err(foreign(key, "no such tensor: this model has no such module", true));

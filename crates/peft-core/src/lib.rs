@@ -52,5 +52,5 @@ pub use slot::{Slot, matricise, unmatricise};
 pub use slots::{activate, adapter_names, adapters_named, edit_slots, merge, penalty, set, unload, unmerge, visit_slots};
 pub use summary::{Summary, grouped};
 pub use tap::{Inputs, Needs, Statistics, Tap, WeightGradients, weight_gradients};
-pub use targets::{Layers, Miss, Names, Selection, Targets, ends_with_component};
+pub use targets::{Layers, Miss, Names, Selection, Targets, ends_with_component, is_output_head};
 pub use texts::{TextClassifier, Texts};

@@ -835,3 +835,13 @@ mod output_directories {
         assert_eq!(names(&real), [".peft-files", "x"]);
     }
 }
+
+#[test]
+fn a_file_of_pytorch_in_the_place_of_safetensors_is_told() {
+    let dir = dir();
+    put(&dir, "adapter_model.bin", b"PK");
+    let file = dir.path().join("adapter_model.safetensors");
+    let said = Checkpoint::open_file(&file).unwrap_err().to_string();
+    assert!(said.contains("one that ends in .bin") && said.contains("writes safetensors"), "{said}");
+    assert!(matches!(Checkpoint::open_file(&dir.path().join("other.safetensors")), Err(Error::Io { .. })));
+}

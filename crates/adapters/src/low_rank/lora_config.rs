@@ -3,7 +3,7 @@
 use super::dora::Dora;
 use super::lora::{Lora, Start};
 use super::pissa::Pissa;
-use crate::config::{Common, number};
+use crate::config::{Common, check, number};
 use peft_core::hf::{Kind, StartOf, start};
 use peft_core::{AnyAdapter, Biases, Builder, Context, Error, Extras, Method, Miss, Names, Patterns, Result, Site, Targets, seed};
 use serde::{Deserialize, Serialize, Serializer};
@@ -234,7 +234,7 @@ impl Method for LoraConfig {
         if let (Ok(Plan::Pissa { .. } | Plan::Olora), true) = (self.init_lora_weights.plan(), self.use_dora || self.lora_bias) {
             return invalid("PiSSA and OLoRA exclude use_dora and lora_bias");
         }
-        self.common.check(Kind::Lora)?;
+        check(Kind::Lora, self)?;
         check_dropout("lora_dropout", self.lora_dropout)
     }
 

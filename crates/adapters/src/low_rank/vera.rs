@@ -3,7 +3,7 @@
 //! `ΔW = (A · diag λ_d) (B · diag λ_b)`, where `A: [d_in, r]` and `B: [r, d_out]` are random, frozen and shared by all sites (each reads the
 //! rows and columns it has), and only `λ_d: [r]` and `λ_b: [d_out]` are trained. `λ_b` starts at zero.
 
-use crate::config::Common;
+use crate::config::{Common, check};
 use burn::module::{Module, Param};
 use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{DType, Tensor};
@@ -137,7 +137,7 @@ impl Method for VeraConfig {
         if self.r > MAX_RANK {
             return Err(Error::InvalidConfig(format!("r is {}, VeRA's rank is at most {MAX_RANK}", self.r)));
         }
-        self.common.check(Kind::Vera)?;
+        check(Kind::Vera, self)?;
         super::lora_config::check_dropout("vera_dropout", self.vera_dropout)
     }
 

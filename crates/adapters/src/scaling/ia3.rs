@@ -3,11 +3,14 @@
 //! A vector `l`, at one to begin with, scales the outputs of a projection, `y = (x W + b) ⊙ l` with `l: [d_out]`; for the second matrix of a
 //! feed-forward block (`feedforward_modules`) it scales the inputs, `y = (x ⊙ l) W + b` with `l: [d_in]`.
 
-use crate::config::Common;
+use crate::config::{Common, check};
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use peft_core::hf::Kind;
-use peft_core::{Adapter, AnyAdapter, Base, Builder, Context, Error, Extras, Method, Names, Result, Site, Stored, Targets, as_type, seed};
+use peft_core::{
+    Adapter, AnyAdapter, Base, Builder, Context, Error, Extras, Method, Names, Result, Site, Stored, Targets, as_type, ends_with_component,
+    seed,
+};
 use serde::{Deserialize, Serialize};
 
 /// Configuration of (IA)³, with HF PEFT's field names.
@@ -107,11 +110,11 @@ impl Method for Ia3Config {
 
     fn validate(&self) -> Result<()> {
         if let (Some(Names::List(feedforward)), Some(Names::List(targets))) = (&self.feedforward_modules, &self.targets.target_modules)
-            && let Some(stray) = feedforward.iter().find(|name| !targets.contains(name))
+            && let Some(stray) = feedforward.iter().find(|name| !targets.iter().any(|target| ends_with_component(name, target)))
         {
             return Err(Error::InvalidConfig(format!("feedforward_modules has `{stray}`, which is not one of target_modules")));
         }
-        self.common.check(Kind::Ia3)
+        check(Kind::Ia3, self)
     }
 
     fn targets(&self) -> Option<&Targets> {

@@ -93,7 +93,6 @@ fn settings_of_hf_peft_that_would_change_the_meaning() {
         ("monteclora_config", json!({ "a": 1 })),
         ("kasa_config", json!({ "a": 1 })),
         ("megatron_config", json!({ "a": 1 })),
-        ("ensure_weight_tying", json!(true)),
     ];
     for (field, value) in set {
         assert_refused(with(field, value), &format!("invalid configuration: `{field}` is not supported"));
@@ -101,6 +100,10 @@ fn settings_of_hf_peft_that_would_change_the_meaning() {
             attach(Net::new(), &PeftConfig::Lora(with(field, unset)), 0).unwrap();
         }
     }
+    // Without an embedding or a head there is nothing to tie.
+    attach(Net::new(), &PeftConfig::Lora(with("ensure_weight_tying", json!(true))), 0).unwrap();
+    let tied = LoraConfig { modules_to_save: Some(vec!["lm_head".into()]), ..with("ensure_weight_tying", json!(true)) };
+    assert_refused(tied, "invalid configuration: `ensure_weight_tying` is not supported");
     // What a start was computed with, or how gradients are, is nothing of a loaded adapter's.
     for field in ["eva_config", "corda_config", "lora_ga_config", "velora_config"] {
         attach(Net::new(), &PeftConfig::Lora(with(field, json!({ "a": 1 }))), 0).unwrap();

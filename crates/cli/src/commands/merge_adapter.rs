@@ -3,10 +3,13 @@
 use crate::hub::{self, Kind};
 use crate::loaded::Loaded;
 use crate::output;
+use crate::run_state::write_json;
 use clap::Args;
-use peft_core::files::{Inputs, OutputDir, TextFiles, copy_checkpoint_files};
+use peft_core::files::{Inputs, OutputDir, TextFiles, copy_checkpoint_files, read_json};
 use peft_core::{Result, device};
-use std::path::PathBuf;
+use peft_train::data::TextTokenizer;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
 
 /// Largest file of a written checkpoint, in bytes; what transformers uses.
 pub const SHARD_BYTES: u64 = 5_000_000_000;
@@ -48,8 +51,39 @@ impl MergeAdapter {
         text.copy_vocabulary(out.path())?;
         text.copy_settings(out.path())?;
         let bytes = model.save(out.path(), &base, SHARD_BYTES)?;
+        if text.vocabulary() != base || text.settings() != base {
+            fit_ends(out.path())?;
+        }
         let path = out.commit()?;
         let outcome = serde_json::json!({ "out": output::shown(&path), "bytes": bytes });
         output::print(json, &outcome, format!("merged checkpoint of {bytes} bytes written to {}", path.display()))
     }
+}
+
+/// Lets a checkpoint whose tokenizer came with the adapter end its texts where `peft generate` ends them with that adapter: at the
+/// tokenizer's own token, and at those of the base.
+fn fit_ends(dir: &Path) -> Result<()> {
+    if !dir.join("tokenizer.json").is_file() {
+        return Ok(());
+    }
+    let tokenizer = TextTokenizer::load(dir)?;
+    let ends = match tokenizer.eos_ids() {
+        [] => return Ok(()),
+        [one] => Value::from(*one),
+        several => Value::from(several),
+    };
+    for file in ["config.json", "generation_config.json"].map(|name| dir.join(name)) {
+        if !file.is_file() {
+            continue;
+        }
+        let mut config: Value = read_json(&file)?;
+        let said =
+            |end: &u32| config["eos_token_id"] == *end || config["eos_token_id"].as_array().is_some_and(|ids| ids.contains(&(*end).into()));
+        if tokenizer.eos_ids().iter().all(said) {
+            continue;
+        }
+        config["eos_token_id"] = ends.clone();
+        write_json(&file, &config)?;
+    }
+    Ok(())
 }

@@ -9,8 +9,20 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// Cases that recipes refuse with a way out: what is no low-rank change of the base's own weights.
-const NOT_IN_RECIPES: [&str; 11] =
-    ["grown", "grown-tied", "head-tied", "head-whole-tied", "ia3", "ia3-excluded", "names", "olora", "pissa", "vera", "vera-narrowed"];
+const NOT_IN_RECIPES: [&str; 12] = [
+    "grown",
+    "grown-tied",
+    "head-tied",
+    "head-whole-tied",
+    "ia3",
+    "ia3-excluded",
+    "ia3-no-feedforward",
+    "names",
+    "olora",
+    "pissa",
+    "vera",
+    "vera-narrowed",
+];
 /// Cases that merges of adapters refuse besides: what is more than matrices.
 const NOT_AMONG_ADAPTERS: [&str; 4] = ["bias", "bias-and-modules", "head-whole-tied", "saved-module-is-nowhere"];
 /// Cases that merges of adapters read although recipes do not.

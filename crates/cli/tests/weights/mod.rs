@@ -231,3 +231,22 @@ fn an_adapter_of_a_tied_embedding_is_merged_with_a_head_of_its_own() {
         assert_close(&logits(&place, &[&out]), &adapted, 5e-3);
     }
 }
+
+/// The ids are those that `peft generate --adapter` ends at: the tokenizer's own, and the base's.
+#[test]
+fn a_tokenizer_that_comes_with_an_adapter_ends_texts_of_the_merged_model() {
+    let place = Place::new();
+    let (adapter, out) = (adapter(&place, "adapter", &[]), place.path("merged"));
+    let merge = ["merge-adapter", "--model", TINY, "--adapter", &adapter, "--out", &out, "--overwrite"];
+    result(&merge);
+    assert_eq!(config(&out)["eos_token_id"], 2);
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(Path::new(TINY).join(name), Path::new(&adapter).join(name)).unwrap();
+    }
+    result(&merge);
+    assert_eq!(config(&out)["eos_token_id"], 2);
+    edit(Path::new(&adapter), "tokenizer_config.json", "eos_token", json!("<unk>"));
+    result(&merge);
+    let generation: Value = serde_json::from_slice(&std::fs::read(Path::new(&out).join("generation_config.json")).unwrap()).unwrap();
+    assert_eq!((&config(&out)["eos_token_id"], &generation["eos_token_id"]), (&json!([3, 2]), &json!([3, 2])));
+}

@@ -21,6 +21,8 @@ pub struct Lora {
     pub(crate) tensors: Checkpoint,
     /// Tensors that take the place of the base's, each with the base's key.
     pub(crate) whole: Vec<Whole>,
+    /// Modules whose tensors the configuration does not select.
+    pub(crate) left_out: LeftOut,
 }
 
 /// The matrices of one module, which HF PEFT stores as `A: [rank, columns]` and `B: [rows, rank]`.
@@ -113,7 +115,7 @@ impl Lora {
         if sites.is_empty() {
             return Err(Error::file(tensors.path(), "holds no matrices of LoRA of modules that its configuration selects"));
         }
-        Ok(Self { name: name.into(), path: path.into(), sites, config, tensors, whole })
+        Ok(Self { name: name.into(), path: path.into(), sites, config, tensors, whole, left_out })
     }
 
     /// The matrices of a module.

@@ -75,8 +75,14 @@ impl Checkpoint {
     /// Opens one safetensors file.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be read; [`Error::File`] if it is damaged or not a safetensors file.
+    /// [`Error::Io`] if it cannot be read; [`Error::File`] if it is damaged or not a safetensors file, or only PyTorch's file of that name
+    /// exists.
     pub fn open_file(file: &Path) -> Result<Self> {
+        if !file.exists() && file.with_extension("bin").is_file() {
+            let reason = "there is no such file, but one that ends in .bin, which is PyTorch's and not read; load and save it with HF PEFT, \
+                          which writes safetensors";
+            return Err(Error::file(file, reason));
+        }
         let (shard, header) = Shard::open(file)?;
         let tensors = header.tensors.into_iter().map(|(key, (info, range))| (key, Entry { shard: 0, info, range })).collect();
         Ok(Self { path: file.into(), shards: vec![shard], tensors, metadata: header.metadata })

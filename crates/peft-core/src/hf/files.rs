@@ -97,6 +97,11 @@ impl LeftOut {
         self.0.insert(module.into());
     }
 
+    /// The modules.
+    pub fn modules(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
     /// Warns of them, once for all.
     pub fn warn(&self, file: &Path) {
         const SHOWN: usize = 3;
