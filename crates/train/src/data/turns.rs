@@ -225,8 +225,8 @@ impl<'a> Turns<'a> {
         let first = own.map_or(text.len(), |(first, _)| first);
         let behind_prompt = text.starts_with(&*prompt) && (asks || always_opens);
         // Of a message that the text does not show, only what was said before can stand behind its prompt.
-        let given = row.others(index, prompt.len(), first).next().filter(|span| own.is_some() || span.message < index);
-        let start = match behind_prompt && !given.is_some_and(|span| span.end <= first) {
+        let between = row.others(index, prompt.len(), first).next().filter(|span| own.is_some() || span.message < index);
+        let start = match behind_prompt && !between.is_some_and(|span| span.end <= first) {
             true => prompt.len(),
             false => self.start(row, index, &prompt).clamp(header, first),
         };
