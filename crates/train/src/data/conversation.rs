@@ -68,7 +68,8 @@ impl ChatTemplate {
 /// The messages in another form, given what they are rendered to now; none if it would be the same.
 type Form = fn(&[Message], Option<&str>) -> Option<Vec<Message>>;
 
-const FORMS: [Form; 6] = [json_for_object, empty_for_null, null_for_empty, object_for_json, text_for_parts, parts_for_text];
+const FORMS: [Form; 7] =
+    [json_for_object, empty_for_null, null_for_empty, object_for_json, text_for_parts, parts_for_text, parts_for_nothing];
 
 fn changed(messages: &[Message], change: impl Fn(&mut Message) -> bool) -> Option<Vec<Message>> {
     let mut messages = messages.to_vec();
@@ -119,6 +120,20 @@ fn parts_for_text(messages: &[Message], text: Option<&str>) -> Option<Vec<Messag
             message.form = Some(parts(&message.content));
         }
         plain
+    })
+}
+
+/// Empty contents as parts too, if the template fails on them as they are.
+fn parts_for_nothing(messages: &[Message], text: Option<&str>) -> Option<Vec<Message>> {
+    if text.is_some() {
+        return None;
+    }
+    changed(messages, |message| {
+        let blank = message.form.is_none() && message.content.trim().is_empty();
+        if blank {
+            message.form = Some(parts(&message.content));
+        }
+        blank
     })
 }
 

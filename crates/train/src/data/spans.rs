@@ -51,15 +51,13 @@ impl Spans {
     pub fn of(template: &ChatTemplate, messages: &[Message], variables: &Variables, text: &str) -> Result<Self, String> {
         let mut pieces = Vec::new();
         each_piece(&mut messages.to_vec(), |message, counts, said| pieces.push(Piece { message, counts, text: said.clone() }));
-        if pieces.len() > MOST {
-            return Err(format!("it has more than {MOST} texts"));
-        }
+        let letters = Letters::new(pieces.len(), text).ok_or_else(|| format!("it has more than {MOST} texts"))?;
         let words = Words::of(template, &pieces);
         let marked = |chosen: &[usize]| {
             let (mut copy, mut number, mut next) = (messages.to_vec(), 0, 0);
             each_piece(&mut copy, |_, _, said| {
                 if chosen.get(next) == Some(&number) {
-                    *said = words.marked(said, letter(number));
+                    *said = words.marked(said, letters.of_pieces[number]);
                     next += 1;
                 }
                 number += 1;
@@ -77,7 +75,7 @@ impl Spans {
             }
             budget -= 1;
             let other = marked(&chosen);
-            let aligned = other.as_deref().and_then(|other| aligned(text, other));
+            let aligned = other.as_deref().and_then(|other| aligned(text, other, &letters));
             match (aligned, chosen.len()) {
                 (Some(places), _) => {
                     found.0.extend(places);
@@ -137,13 +135,13 @@ impl Found {
 }
 
 /// The pieces' places, if the texts differ in marked characters alone.
-fn aligned(text: &str, marked: &str) -> Option<Vec<(usize, usize, usize)>> {
+fn aligned(text: &str, marked: &str, letters: &Letters) -> Option<Vec<(usize, usize, usize)>> {
     let mut places = Vec::new();
     let mut others = marked.chars();
     for (at, c) in text.char_indices() {
         let other = others.next()?;
         if other != c {
-            places.push((at, at + c.len_utf8(), piece_of(other)?));
+            places.push((at, at + c.len_utf8(), *letters.pieces.get(&other)?));
         }
     }
     others.next().is_none().then_some(places)
@@ -165,25 +163,21 @@ pub(super) fn common_prefix(a: &str, b: &str) -> usize {
 const LETTERS: [(u32, u32); 3] = [(0x20000, 42_720), (0x2B820, 5_762), (0x2CEB0, 7_473)];
 const MOST: usize = 42_720 + 5_762 + 7_473;
 
-fn letter(mut piece: usize) -> char {
-    for (first, count) in LETTERS {
-        if piece < count as usize {
-            return char::from_u32(first + piece as u32).unwrap_or_default();
-        }
-        piece -= count as usize;
-    }
-    unreachable!("pieces are counted before they are marked")
+/// The letters that stand for pieces.
+struct Letters {
+    of_pieces: Vec<char>,
+    pieces: HashMap<char, usize>,
 }
 
-fn piece_of(letter: char) -> Option<usize> {
-    let mut before = 0;
-    for (first, count) in LETTERS {
-        if (first..first + count).contains(&u32::from(letter)) {
-            return Some(before + (u32::from(letter) - first) as usize);
-        }
-        before += count as usize;
+impl Letters {
+    /// Letters for `count` pieces, none of which `text` has itself; none if there are not so many.
+    fn new(count: usize, text: &str) -> Option<Self> {
+        let all = || LETTERS.iter().flat_map(|(first, count)| (*first..first + count).filter_map(char::from_u32));
+        let taken: HashSet<char> = text.chars().filter(|c| u32::from(*c) >= LETTERS[0].0).collect();
+        let of_pieces: Vec<char> = all().filter(|letter| !taken.contains(letter)).take(count).collect();
+        let pieces = of_pieces.iter().enumerate().map(|(piece, letter)| (*letter, piece)).collect();
+        (of_pieces.len() == count).then_some(Self { of_pieces, pieces })
     }
-    None
 }
 
 /// The words that the template knows.

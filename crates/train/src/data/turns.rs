@@ -224,12 +224,14 @@ impl<'a> Turns<'a> {
         }
         let first = own.map_or(text.len(), |(first, _)| first);
         let behind_prompt = text.starts_with(&*prompt) && (asks || always_opens);
-        let interrupted = own.is_some_and(|(first, _)| row.others(index, prompt.len(), first).any(|span| span.end <= first));
-        let start = match behind_prompt && !interrupted {
+        // Of a message that the text does not show, only what was said before can stand behind its prompt.
+        let between = row.others(index, prompt.len(), first).next().filter(|span| own.is_some() || span.message < index);
+        let start = match behind_prompt && between.is_none_or(|span| span.end > first) {
             true => prompt.len(),
             false => self.start(row, index, &prompt).clamp(header, first),
         };
         let content_end = own.map_or(start, |(_, last)| last.max(start));
+        let always_opens = always_opens || index == 0 && self.opens_behind_first(content_end)?;
         let mut holes: Vec<_> = row.others(index, start, content_end).map(|span| (span.start, span.end)).collect();
         let limit = match index + 1 == row.cut {
             true if always_opens => content_end + self.before_next(row, index, content_end),
@@ -245,6 +247,12 @@ impl<'a> Turns<'a> {
             holes.push((span.start, span.end));
         }
         Ok(Turn { start, content_end, limit, holes, opens_next: always_opens })
+    }
+
+    /// Whether an answer is opened behind the first message, which ends at `content_end`, although nobody asks for one.
+    fn opens_behind_first(&self, content_end: usize) -> Result<bool, String> {
+        let (closed, prompt) = (self.render(1, false)?, self.render(1, true)?);
+        Ok(closed == prompt && (content_end..closed.trim_end().len()).contains(&self.unchanged(1, &closed)))
     }
 
     /// The bytes of the rendering of the first `cut` messages that stay where another question follows.
@@ -468,6 +476,41 @@ mod tests {
         let silent = "{% for m in messages %}<{{ m.role }}>{% if m.role == 'user' %}{{ m.content }}{% endif %}<end>{% endfor %}\
                       {% if add_generation_prompt %}<assistant>{% endif %}";
         assert_eq!(parts(silent, &TWO_TURNS).unwrap(), ["^<end>", "^<end>"]);
+    }
+
+    #[test]
+    fn letters_that_stand_for_pieces_can_be_said_themselves() {
+        let plain =
+            "{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
+        let said = [("user", "\u{20000}\u{20001}"), ("assistant", "\u{20001}"), ("user", "\u{20002}"), ("assistant", "\u{20003}\u{20000}")];
+        assert_eq!(parts(plain, &said).unwrap(), ["\u{20001}^<end>", "\u{20003}\u{20000}^<end>"]);
+        let template = ChatTemplate::new(plain, &SpecialTokens::default(), "t").unwrap();
+        let messages: Vec<_> = said.iter().map(|&(role, content)| Message::new(role, content)).collect();
+        let conversation: Conversation = messages.into();
+        let text = template.try_render(&conversation.messages, &conversation.variables, false).unwrap();
+        let Rows::One(row) = Turns::new(&template, &conversation).rows(text).unwrap() else { panic!("one row") };
+        assert!(!row.lacks);
+    }
+
+    #[test]
+    fn the_header_behind_a_first_message_of_the_assistant_is_not_its_own() {
+        let opening = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>{% endfor %}<assistant>";
+        let ends = |messages: &[(&str, &str)]| {
+            let template = ChatTemplate::new(opening, &SpecialTokens::default(), "t").unwrap();
+            let conversation: Conversation = messages.iter().map(|&(role, content)| Message::new(role, content)).collect::<Vec<_>>().into();
+            let text = template.try_render(&conversation.messages, &conversation.variables, false).unwrap();
+            let Rows::One(row) = Turns::new(&template, &conversation).rows(text).unwrap() else { panic!("one row") };
+            row.turns.iter().map(|turn| (row.text[turn.start..turn.limit].to_string(), turn.opens_next)).collect::<Vec<_>>()
+        };
+        assert_eq!(ends(&[("assistant", "hi")]), [("hi<end>".to_string(), true)]);
+        assert_eq!(ends(&[("assistant", "hi"), ("user", "a"), ("assistant", "b")])[0], ("hi<end>".to_string(), true));
+    }
+
+    #[test]
+    fn empty_contents_go_to_a_template_of_parts_as_parts() {
+        let of_parts = "{% for m in messages %}<{{ m.role }}>{% if m.content[0]['type'] == 'text' %}{{ m.content[0]['text'] }}{% endif %}<end>{% endfor %}\
+                        {% if add_generation_prompt %}<assistant>{% endif %}";
+        assert_eq!(parts(of_parts, &[("user", "a"), ("assistant", ""), ("user", "c"), ("assistant", "d")]).unwrap(), ["^<end>", "d^<end>"]);
     }
 
     #[test]

@@ -159,12 +159,6 @@ impl<'t> Machine<'t> {
         let definition = &program.loops[number];
         let items = self.items(items)?;
         let items = self.chosen(definition, items, frame)?;
-        if items.is_empty() {
-            let inner = self.open(frame);
-            let flow = self.exec(&definition.otherwise, inner, out);
-            self.close(inner);
-            return flow;
-        }
         let recursive = definition.recursive.then_some((number, frame));
         if recursive.is_some() {
             self.keep(frame);
@@ -173,6 +167,8 @@ impl<'t> Machine<'t> {
         let loop_name = self.known("loop");
         let count = state.borrow().items.len();
         let mut flow = Ok(Flow::Next);
+        // Jinja takes a loop for an empty one until its body has been run to the end.
+        let mut completed = false;
         for index in 0..count {
             state.borrow_mut().index = index;
             let inner = self.open(frame);
@@ -182,6 +178,7 @@ impl<'t> Machine<'t> {
             }
             flow = self.assign(&definition.target, item, inner).and_then(|()| self.exec(&definition.body, inner, out));
             self.close(inner);
+            completed |= matches!(flow, Ok(Flow::Next));
             match flow {
                 Ok(Flow::Next | Flow::Continue) => flow = Ok(Flow::Next),
                 Ok(Flow::Break) => {
@@ -192,6 +189,12 @@ impl<'t> Machine<'t> {
             }
         }
         state.borrow_mut().changed = None; // it may hold the loop itself
+        if completed || flow.is_err() {
+            return flow;
+        }
+        let inner = self.open(frame);
+        let flow = self.exec(&definition.otherwise, inner, out);
+        self.close(inner);
         flow
     }
 

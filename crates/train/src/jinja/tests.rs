@@ -36,6 +36,21 @@ fn errors_name_the_line() {
     );
 }
 
+/// What Jinja 3.1 gives.
+#[test]
+fn a_loop_whose_body_never_ends_counts_as_empty() {
+    let context = json!({"l": [1, 2]});
+    let cases = [
+        ("{% for a in l %}{{ a }}{% break %}{% else %}E{% endfor %}", "1E"),
+        ("{% for a in l %}{% continue %}{% else %}E{% endfor %}", "E"),
+        ("{% for a in l %}{{ a }}{% if a == 2 %}{% break %}{% endif %}{% else %}E{% endfor %}", "12"),
+        ("{% for a in l if a > 2 %}{{ a }}{% else %}E{% endfor %}", "E"),
+    ];
+    for (source, expected) in cases {
+        assert_eq!(render(source, &context).unwrap(), expected, "{source}");
+    }
+}
+
 /// Why a template is refused, soon.
 fn refusal(source: &str) -> String {
     let began = Instant::now();
