@@ -48,7 +48,7 @@ pub(super) fn fault(error: &serde_json::Error, json: &[u8]) -> (String, Option<&
     let text = error.to_string();
     let reason = text.split(" at line ").next().unwrap_or(&text);
     if reason.contains("surrogate") || reason.contains("end of hex escape") {
-        return ("an escape is half of a surrogate pair, without its other half".into(), Some(SURROGATE));
+        return ("half of a surrogate pair stands alone".into(), Some(SURROGATE));
     }
     let line = json.split(|byte| *byte == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
     // The column is that of the first or of the second character of such a word.
