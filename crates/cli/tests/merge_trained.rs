@@ -99,7 +99,8 @@ fn classifiers_are_merged_on_texts_without_labels_and_keep_their_heads() {
     let place = Place::new();
     let (first, _) = classifier(&place, "mood", ["good", "bad"]);
     let (second, data) = classifier(&place, "animal", ["cat", "dog"]);
-    let plain = place.write("plain.jsonl", "{\"text\": \"the cat is good\"}\n{\"text\": \"a dog\", \"text_pair\": \"the house\"}\n");
+    let plain =
+        place.write("plain.jsonl", "\u{feff}{\"text\": \"the cat is good\"}\n{\"text\": \"a dog\", \"text_pair\": \"the house\"}\n");
     let recipe = encoder_recipe(
         &place,
         "adamerging",

@@ -309,6 +309,47 @@ fn a_line_that_is_not_utf8_is_named() {
 }
 
 #[test]
+fn what_json_does_not_have_is_named_with_the_remedy() {
+    let half = "half of a surrogate pair stands alone";
+    let cases = [
+        (r#"{"text": "a\ud800"}"#, half, r"\ud83d\ude00"),
+        (r#"{"text": "\ud83d\n"}"#, half, r"\ud83d\ude00"),
+        (r#"{"text": "\ude00 b"}"#, half, r"\ud83d\ude00"),
+        (r#"{"text": "a", "score": NaN}"#, "NaN is no number of JSON", "write a number or null"),
+        (r#"{"text": "a", "scores": [1,Infinity]}"#, "Infinity is no number of JSON", "write a number or null"),
+        (r#"{"score":-Infinity, "text": "a"}"#, "-Infinity is no number of JSON", "write a number or null"),
+    ];
+    for (row, reason, remedy) in cases {
+        for error in [read(format!("{{\"text\": \"fine\"}}\n{row}\n")), read(format!("[{{\"text\": \"fine\"}},\n{row}]"))] {
+            let error = error.unwrap_err();
+            assert!(error.starts_with(&format!("data.jsonl:2: not valid JSON: {reason}")) && error.contains(remedy), "{row}\n{error}");
+        }
+    }
+    // Both halves are the character, and words within texts are no numbers.
+    assert_eq!(contents(r#"{"text": "\ud83d\ude00 NaN"}"#), [text("😀 NaN").content]);
+}
+
+#[test]
+fn a_row_that_is_too_long_is_refused_before_it_is_read() {
+    const MOST: usize = 16 << 20;
+    let row = |bytes: usize| format!("{{\"text\": \"{}\"}}", "a".repeat(bytes - 12));
+    let reason =
+        |bytes: usize| format!("data.jsonl:2: the row has {bytes} bytes, and {MOST} are the most that one may have; split its text");
+    let fine = "{\"text\": \"fine\"}";
+    for error in [read(format!("{fine}\n{}", row(MOST + 9))), read(format!("[{fine},\n{}, {fine}]", row(MOST + 9)))] {
+        let error = error.unwrap_err();
+        assert!(error.starts_with(&reason(MOST + 9)), "{error}");
+    }
+    let streamed = streamed_file(&checkpoint(), &format!("{fine}\n{}\n{fine}\n", row(MOST + 9))).unwrap_err().to_string();
+    assert!(streamed.contains(&format!(":2: the row has {} bytes", MOST + 10)), "{streamed}");
+    // A book of a few megabytes is read, and so are rows that are too long together.
+    let book = row(MOST - 1);
+    for file in [format!("{book}\n{fine}\n{book}\n"), format!("[{book}, {fine},\n{book}]")] {
+        assert_eq!(read(file).unwrap().len(), 3);
+    }
+}
+
+#[test]
 fn a_file_without_examples_is_refused() {
     assert_eq!(read("").unwrap_err(), "data.jsonl: holds no examples");
     assert_eq!(read("\n  \r\n").unwrap_err(), "data.jsonl: holds no examples");

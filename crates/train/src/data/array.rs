@@ -1,6 +1,8 @@
 //! Objects in one JSON array.
 
 use super::messages::kind;
+use super::row::{MAX_ROW, check_size, fault};
+use serde::de::IgnoredAny;
 use serde_json::{Deserializer, Map, Value};
 
 /// An object of a file.
@@ -33,14 +35,19 @@ impl<'a> Elements<'a> {
         }
         self.next_byte();
         let line = self.line;
-        let mut values = Deserializer::from_slice(&self.bytes[self.position..]).into_iter();
+        let rest = &self.bytes[self.position..];
+        let row = &rest[..rest.len().min(MAX_ROW)];
+        let mut values = Deserializer::from_slice(row).into_iter();
         let object = match values.next() {
             Some(Ok(Value::Object(object))) => object,
             Some(Ok(other)) => return Err(format!("expected objects in the array, found {}", kind(&other))),
             Some(Err(e)) => {
+                if e.is_eof() {
+                    check_size(value_bytes(rest))?;
+                }
                 self.line += e.line().saturating_sub(1);
-                let text = e.to_string();
-                return Err(format!("not valid JSON: {}", text.split(" at line ").next().unwrap_or(&text)));
+                let (reason, remedy) = fault(&e, row);
+                return Err(format!("not valid JSON: {reason}{}", remedy.map(|remedy| format!("; {remedy}")).unwrap_or_default()));
             }
             None => return Err("not valid JSON: the array does not end".into()),
         };
@@ -66,6 +73,15 @@ impl<'a> Elements<'a> {
         let found = self.next_byte() == Some(wanted);
         self.position += usize::from(found);
         found
+    }
+}
+
+/// The bytes of the value that a text begins with; all if it does not end.
+fn value_bytes(json: &[u8]) -> usize {
+    let mut values = Deserializer::from_slice(json).into_iter::<IgnoredAny>();
+    match values.next() {
+        Some(Ok(_)) => values.byte_offset(),
+        _ => json.len(),
     }
 }
 

@@ -3,7 +3,7 @@
 use super::array::Elements;
 use super::conversation::Conversation;
 use super::keys::Unused;
-use super::messages::kind;
+use super::row::object_of;
 use super::shapes::{Parsed, parse_object};
 use peft_core::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -171,23 +171,4 @@ pub(super) const NO_EXAMPLES: &str = "holds no examples";
 /// The example of a line, or nothing for a blank one.
 pub(super) fn parse_line(line: &[u8]) -> Result<Option<Parsed>, String> {
     object_of(line)?.map(|object| parse_object(&object)).transpose()
-}
-
-/// The object of a line, or nothing for a blank one.
-fn object_of(line: &[u8]) -> Result<Option<Map<String, Value>>, String> {
-    let line = std::str::from_utf8(line).map_err(|e| format!("not valid UTF-8 at byte {}", e.valid_up_to() + 1))?;
-    if line.trim().is_empty() {
-        return Ok(None);
-    }
-    match serde_json::from_str(line).map_err(json_reason)? {
-        Value::Object(object) => Ok(Some(object)),
-        other => Err(format!("expected one JSON object per line, found {}", kind(&other))),
-    }
-}
-
-/// serde_json counts lines within the text it was given, which is always line 1 here.
-fn json_reason(error: serde_json::Error) -> String {
-    let text = error.to_string();
-    let reason = text.split(" at line ").next().unwrap_or(&text);
-    format!("not valid JSON: {reason} at column {}; each line must hold one whole JSON object", error.column())
 }

@@ -40,6 +40,7 @@ mod packing;
 mod pairs;
 mod plan;
 mod rendered;
+pub(crate) mod row;
 mod sampler;
 mod shapes;
 mod spans;

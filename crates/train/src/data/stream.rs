@@ -4,6 +4,7 @@ use super::encode::{EncodeConfig, Encoded, Encoder, Made};
 use super::examples::Examples;
 use super::jsonl::{BYTE_ORDER_MARK, COMPRESSED, Example, GZIP, NO_EXAMPLES, parse_line};
 use super::keys::Unused;
+use super::row::{MAX_ROW, check_size, read_line};
 use super::shapes::Parsed;
 use super::stats::EncodeStats;
 use super::template::ChatTemplate;
@@ -40,6 +41,8 @@ pub(super) struct Line {
 
 /// Lines that are encoded together, on all cores.
 const TOGETHER: usize = 1024;
+/// The bytes after which no further line is read for that.
+const BYTES_TOGETHER: usize = MAX_ROW;
 
 /// Examples that are read from a JSON Lines file and encoded each time they are needed, so that memory does not grow with the file.
 ///
@@ -163,6 +166,7 @@ struct Encodings {
 impl Text {
     fn encode(&self, path: &Arc<Path>, encoder: &Encoder) -> Result<Option<Encodings>> {
         let failed = |reason| Error::Data { file: path.to_path_buf(), line: self.number, reason };
+        check_size(self.line.bytes as usize).map_err(failed)?;
         let Some(parsed) = parse_line(&self.bytes).map_err(failed)? else { return Ok(None) };
         let Parsed { unused: keys, .. } = &parsed;
         let (line, keys) = (self.line, keys.clone());
@@ -185,17 +189,19 @@ impl LineReader {
 
     /// Up to `count` of the next lines; none at the end of the file.
     fn take(&mut self, count: usize) -> std::io::Result<Vec<Text>> {
-        let mut texts = Vec::new();
-        while texts.len() < count {
+        let (mut texts, mut held) = (Vec::new(), 0);
+        while texts.len() < count && held < BYTES_TOGETHER {
             let mut bytes = Vec::new();
-            let read = self.reader.read_until(b'\n', &mut bytes)?;
+            let read = read_line(&mut self.reader, &mut bytes)?;
             if read == 0 {
                 break;
             }
             let mark = if self.number == 0 && bytes.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
             bytes.drain(..mark);
             self.number += 1;
-            let length = bytes.len().try_into().map_err(|_| std::io::Error::other(format!("line {} is longer than 4 GiB", self.number)))?;
+            held += bytes.len();
+            let length =
+                (read - mark).try_into().map_err(|_| std::io::Error::other(format!("line {} is longer than 4 GiB", self.number)))?;
             texts.push(Text { line: Line { offset: self.offset + mark as u64, bytes: length, part: 0 }, number: self.number, bytes });
             self.offset += read as u64;
         }

@@ -3,7 +3,7 @@
 use super::Error;
 use super::ast::Expr;
 use super::machine::{Machine, undefined};
-use super::value::{Kind, Value};
+use super::value::{Key, Kind, Value};
 use std::rc::Rc;
 
 impl<'t> Machine<'t> {
@@ -12,11 +12,15 @@ impl<'t> Machine<'t> {
         if let Value::Undefined(missing) = value {
             return Err(undefined(missing.as_deref()));
         }
+        self.spend_text(name.len())?;
+        if let Value::Namespace(number) = value {
+            self.spend_search(self.namespaces[*number].len())?;
+        }
         if super::methods::has(value, name) {
             return Ok(Value::Method(Rc::new((value.clone(), name.into()))));
         }
         let found = match value {
-            Value::Dict(dict) => dict.get(&Value::str(name))?.cloned(),
+            Value::Dict(dict) => dict.get(&Key::Str(name.into())).cloned(),
             _ => self.own_attribute(value, name),
         };
         Ok(found.unwrap_or_else(|| Value::Undefined(Some(name.into()))))
@@ -46,7 +50,13 @@ impl<'t> Machine<'t> {
     pub fn item(&mut self, value: &Value, key: &Value) -> Result<Value, Error> {
         let found = match value {
             Value::Undefined(missing) => return Err(undefined(missing.as_deref())),
-            Value::Dict(dict) => super::value::Key::of(key).ok().and_then(|_| dict.get(key).ok().flatten().cloned()),
+            Value::Dict(dict) => match Key::of(key) {
+                Ok(key) => {
+                    self.spend(key.cost())?;
+                    dict.get(&key).cloned()
+                }
+                Err(_) => None,
+            },
             Value::Seq(seq) if !matches!(seq.kind, Kind::Generator | Kind::Keys | Kind::Values | Kind::Items) => {
                 key.as_int().and_then(|index| position(index, seq.items.len())).map(|index| seq.items[index].clone())
             }

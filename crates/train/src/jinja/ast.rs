@@ -1,5 +1,6 @@
 //! What a template is made of.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// How deep expressions may be nested, chains like `a + b + c` included; Python ends at about a third of that.
@@ -144,6 +145,8 @@ pub(super) struct Program {
     pub loops: Vec<Loop>,
     pub macros: Vec<Macro>,
     pub symbols: Vec<Arc<str>>,
+    /// The number of every name.
+    pub numbers: HashMap<Arc<str>, Symbol>,
     /// Whether it has a block `generation`.
     pub marks_generation: bool,
 }

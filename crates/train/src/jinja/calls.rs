@@ -62,8 +62,7 @@ impl Machine<'_> {
             "dict" => self.make_dict(args),
             "namespace" => {
                 let Value::Dict(dict) = self.make_dict(args)? else { return Err(Error::new("`namespace` needs names")) };
-                let named = dict.entries.iter().filter_map(|(key, value)| Some((Arc::from(key.as_str()?), value.clone())));
-                self.namespaces.push(named.collect());
+                self.namespaces.push(dict.named().collect());
                 Ok(Value::Namespace(self.namespaces.len() - 1))
             }
             "cycler" if args.positional.is_empty() => Err(Error::new("`cycler` needs something to give")),
@@ -131,13 +130,14 @@ impl Machine<'_> {
             }
         }
         pairs.extend(args.named.into_iter().map(|(name, value)| (Value::Str(name), value)));
-        Value::dict(pairs)
+        self.dict(pairs)
     }
 
     fn call_macro(&mut self, number: usize, args: Args) -> Result<Value, Error> {
         let (number, definition_frame) = self.macros[number];
         let program = self.program;
         let definition = &program.macros[number];
+        self.spend((definition.parameters.len() as u64).saturating_mul(1 + args.named.len() as u64 / 16))?;
         let frame = self.open(definition_frame);
         let mut positional = args.positional.into_iter();
         let mut named = args.named;
@@ -187,7 +187,7 @@ impl Machine<'_> {
         }
         match self.known("kwargs") {
             Some(symbol) => {
-                let named = Value::dict(named.into_iter().map(|(name, value)| (Value::Str(name), value)))?;
+                let named = self.dict(named.into_iter().map(|(name, value)| (Value::Str(name), value)))?;
                 self.set(frame, symbol, named);
             }
             None if !named.is_empty() => return Err(Error::new(format!("the macro `{name}` takes no argument `{}`", named[0].0))),

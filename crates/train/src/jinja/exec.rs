@@ -131,6 +131,7 @@ impl<'t> Machine<'t> {
             Target::Name(symbol) => self.set(frame, *symbol, value),
             Target::Attribute(symbol, name) => match self.get(frame, *symbol) {
                 Value::Namespace(number) => {
+                    self.spend_search(self.namespaces[number].len())?;
                     let attributes = &mut self.namespaces[number];
                     match attributes.iter_mut().find(|(known, _)| known == name) {
                         Some((_, old)) => *old = value,

@@ -29,7 +29,7 @@ impl<'t> Machine<'t> {
             Node::Name(symbol) => self.get(frame, *symbol),
             Node::List(items) => Value::list(self.eval_all(items, frame)?)?,
             Node::Tuple(items) => Value::tuple(self.eval_all(items, frame)?)?,
-            Node::Dict(entries) => self.dict(entries, frame)?,
+            Node::Dict(entries) => self.dict_node(entries, frame)?,
             Node::Attribute(of, name) => {
                 let of = self.eval_defined(of, frame)?;
                 self.attribute(&of, name)?
@@ -123,10 +123,11 @@ impl<'t> Machine<'t> {
         items.iter().map(|item| self.eval(item, frame)).collect()
     }
 
-    fn dict(&mut self, entries: &'t [(Expr, Expr)], frame: usize) -> Result<Value, Error> {
+    fn dict_node(&mut self, entries: &'t [(Expr, Expr)], frame: usize) -> Result<Value, Error> {
         self.spend_items(2 * entries.len())?;
         let pair = |(key, value): &'t (Expr, Expr)| Ok((self.eval(key, frame)?, self.eval(value, frame)?));
-        Value::dict(entries.iter().map(pair).collect::<Result<Vec<_>, Error>>()?)
+        let pairs = entries.iter().map(pair).collect::<Result<Vec<_>, Error>>()?;
+        self.dict(pairs)
     }
 
     fn comparisons(&mut self, first: &'t Expr, rest: &'t [(Comparison, Expr)], frame: usize) -> Result<Value, Error> {
@@ -182,8 +183,7 @@ impl<'t> Machine<'t> {
             match self.eval(spread, frame)? {
                 Value::Dict(dict) => {
                     self.spend_items(dict.entries.len())?;
-                    let named = dict.entries.iter().filter_map(|(key, value)| Some((Arc::from(key.as_str()?), value.clone())));
-                    args.named.extend(named);
+                    args.named.extend(dict.named());
                 }
                 other => return Err(Error::new(format!("`**` needs a mapping, found a {}", other.type_name()))),
             }

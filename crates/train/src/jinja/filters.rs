@@ -42,7 +42,7 @@ impl Machine<'_> {
                 let format = self.text(&value)?;
                 let values = match args.named.is_empty() {
                     true => Value::tuple(args.positional)?,
-                    false => Value::dict(args.named.into_iter().map(|(name, value)| (Value::Str(name), value)))?,
+                    false => self.dict(args.named.into_iter().map(|(name, value)| (Value::Str(name), value)))?,
                 };
                 self.percent_format(&format, &values)
             }
@@ -64,6 +64,10 @@ impl Machine<'_> {
     fn number_filter(&mut self, name: &str, value: &Value, args: Args) -> Result<Value, Error> {
         if let Value::Undefined(missing) = value {
             return Err(super::machine::undefined(missing.as_deref()));
+        }
+        if let Value::Str(text) = value {
+            // Numbers are short; a text is read several times before it is none.
+            self.spend(1 + text.len() as u64 / 8)?;
         }
         match name {
             "int" => {

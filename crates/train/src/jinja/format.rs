@@ -129,7 +129,8 @@ impl Machine<'_> {
 
     fn item_of_mapping(&mut self, values: &Value, key: &str) -> Result<Value, Error> {
         let Value::Dict(dict) = values else { return Err(Error::new("format requires a mapping")) };
-        dict.get(&Value::str(key))?.cloned().ok_or_else(|| Error::new(format!("the mapping has no key `{key}`")))
+        let found = self.key(&Value::str(key))?;
+        dict.get(&found).cloned().ok_or_else(|| Error::new(format!("the mapping has no key `{key}`")))
     }
 
     /// `format.format(…)`.

@@ -36,7 +36,10 @@ impl Machine<'_> {
     fn indent(&mut self, indent: Option<Value>) -> Result<Option<String>, Error> {
         match indent {
             None | Some(Value::None) => Ok(None),
-            Some(Value::Str(text)) => Ok(Some(text.to_string())),
+            Some(Value::Str(text)) => {
+                self.spend_text(text.len())?;
+                Ok(Some(text.to_string()))
+            }
             Some(other) => {
                 let width = other.as_int().ok_or_else(|| Error::new("`indent` must be a number or a text"))?;
                 let width = usize::try_from(width.max(0)).unwrap_or(usize::MAX);

@@ -1,8 +1,9 @@
 //! One rendering: its names, what it may still cost, and its text.
 
 use super::ast::{Program, Symbol};
-use super::value::{Dict, Kind, Seq, Value};
+use super::value::{Dict, Key, Kind, Seq, Value};
 use super::{Error, Options, Rendering};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -33,7 +34,7 @@ pub(super) struct Machine<'t> {
 struct Frame {
     /// The frame around it.
     parent: Option<usize>,
-    names: Vec<(Symbol, Value)>,
+    names: BTreeMap<Symbol, Value>,
     /// Whether a macro refers to it, so that it must outlive its block.
     kept: bool,
 }
@@ -58,7 +59,7 @@ impl<'t> Machine<'t> {
 
     /// The number of a name, if the template has it anywhere.
     pub fn known(&self, name: &str) -> Option<Symbol> {
-        self.program.symbols.iter().position(|known| &**known == name).map(|at| at as Symbol)
+        self.program.numbers.get(name).copied()
     }
 
     pub fn spend(&mut self, cost: u64) -> Result<(), Error> {
@@ -80,6 +81,24 @@ impl<'t> Machine<'t> {
             return Err(Error::too_much());
         }
         self.spend(1 + items as u64 / 2)
+    }
+
+    /// Pay for looking through so many names, one by one.
+    pub fn spend_search(&mut self, names: usize) -> Result<(), Error> {
+        self.spend(1 + names as u64 / 16)
+    }
+
+    /// A value as the key of a mapping.
+    pub fn key(&mut self, value: &Value) -> Result<Key, Error> {
+        let key = Key::of(value)?;
+        self.spend(key.cost())?;
+        Ok(key)
+    }
+
+    /// A mapping of these keys and values.
+    pub fn dict(&mut self, pairs: impl IntoIterator<Item = (Value, Value)>) -> Result<Value, Error> {
+        let keyed = pairs.into_iter().map(|(key, value)| Ok((self.key(&key)?, key, value)));
+        Value::dict(keyed.collect::<Result<Vec<_>, Error>>()?)
     }
 
     pub fn push(&mut self, out: &mut String, text: &str) -> Result<(), Error> {
@@ -128,11 +147,7 @@ impl<'t> Machine<'t> {
     }
 
     pub fn set(&mut self, frame: usize, symbol: Symbol, value: Value) {
-        let names = &mut self.frames[frame].names;
-        match names.iter_mut().find(|(name, _)| *name == symbol) {
-            Some((_, old)) => *old = value,
-            None => names.push((symbol, value)),
-        }
+        self.frames[frame].names.insert(symbol, value);
     }
 
     /// The value of a name: that of the nearest frame, else a function of the environment.
@@ -140,7 +155,7 @@ impl<'t> Machine<'t> {
         let mut next = Some(frame);
         while let Some(frame) = next {
             let frame = &self.frames[frame];
-            if let Some((_, value)) = frame.names.iter().find(|(name, _)| *name == symbol) {
+            if let Some(value) = frame.names.get(&symbol) {
                 return value.clone();
             }
             next = frame.parent;

@@ -103,7 +103,8 @@ impl Machine<'_> {
         if name == "get" {
             let [key, default] = args.bind("get", ["key", "default"])?;
             let key = key.ok_or_else(|| Error::new("`get` needs a key"))?;
-            return Ok(dict.get(&key)?.cloned().or(default).unwrap_or(Value::None));
+            let key = self.key(&key)?;
+            return Ok(dict.get(&key).cloned().or(default).unwrap_or(Value::None));
         }
         let [] = args.bind(name, [])?;
         self.spend_items(2 * dict.entries.len())?;

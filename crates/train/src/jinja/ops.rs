@@ -4,7 +4,7 @@ use super::Error;
 use super::ast::{Comparison, Operator};
 use super::filters::escaped;
 use super::machine::{Machine, undefined};
-use super::value::{Key, Kind, Value};
+use super::value::{Kind, Value};
 use std::cmp::Ordering;
 
 impl Machine<'_> {
@@ -129,7 +129,7 @@ impl Machine<'_> {
                     return Ok(false);
                 }
                 for (key, value) in &x.entries {
-                    let Some(other) = y.get(key)? else { return Ok(false) };
+                    let Some(other) = y.get(&self.key(key)?) else { return Ok(false) };
                     if !self.equal(value, other)? {
                         return Ok(false);
                     }
@@ -189,8 +189,8 @@ impl Machine<'_> {
                 other => Err(Error::new(format!("'in <string>' requires string as left operand, not {}", other.type_name()))),
             },
             Value::Dict(dict) => {
-                Key::of(item)?;
-                Ok(dict.get(item)?.is_some())
+                let key = self.key(item)?;
+                Ok(dict.get(&key).is_some())
             }
             Value::Undefined(_) => Ok(false),
             other => {

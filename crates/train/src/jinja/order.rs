@@ -86,7 +86,7 @@ impl Machine<'_> {
                 let mut seen = std::collections::HashSet::new();
                 let mut out = Vec::new();
                 for (key, value) in keyed {
-                    if seen.insert(super::value::Key::of(&key)?) {
+                    if seen.insert(self.key(&key)?) {
                         out.push(value);
                     }
                 }

@@ -3,7 +3,6 @@
 use super::Error;
 use super::ast::{Expr, Node, Program, Symbol};
 use super::lexer::Token;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 /// How deep brackets and blocks may be nested where they are read; Jinja's own parser ends
@@ -14,7 +13,6 @@ pub(super) struct Parser {
     tokens: Vec<(Token, usize)>,
     pub at: usize,
     nesting: usize,
-    symbols: HashMap<Arc<str>, Symbol>,
     pub program: Program,
     /// How many loops are open where the parser is.
     pub loops: usize,
@@ -24,7 +22,7 @@ pub(super) type Parsed<T> = Result<T, Error>;
 
 impl Parser {
     pub fn new(tokens: Vec<(Token, usize)>) -> Self {
-        Self { tokens, at: 0, nesting: 0, symbols: HashMap::new(), program: Program::default(), loops: 0 }
+        Self { tokens, at: 0, nesting: 0, program: Program::default(), loops: 0 }
     }
 
     pub fn line(&self) -> usize {
@@ -98,12 +96,12 @@ impl Parser {
     }
 
     pub fn symbol(&mut self, name: &str) -> Symbol {
-        if let Some(symbol) = self.symbols.get(name) {
+        if let Some(symbol) = self.program.numbers.get(name) {
             return *symbol;
         }
         let (name, symbol): (Arc<str>, _) = (name.into(), self.program.symbols.len() as Symbol);
         self.program.symbols.push(name.clone());
-        self.symbols.insert(name, symbol);
+        self.program.numbers.insert(name, symbol);
         symbol
     }
 

@@ -28,7 +28,13 @@ impl Machine<'_> {
             return self.compare(comparison, value, &other(args)?);
         }
         match name {
-            "sameas" => return Ok(same(value, &other(args)?)),
+            "sameas" => {
+                let other = other(args)?;
+                if let (Value::Str(x), Value::Str(y)) = (value, &other) {
+                    self.spend(x.len().min(y.len()) as u64 / 64)?;
+                }
+                return Ok(same(value, &other));
+            }
             "divisibleby" => {
                 let rest = self.binary(super::ast::Operator::Remainder, value, &other(args)?)?;
                 return Ok(rest.as_float() == Some(0.0));

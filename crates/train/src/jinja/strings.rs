@@ -152,6 +152,7 @@ impl Machine<'_> {
         let [width, fill] = args.bind(name, ["width", "fillchar"])?;
         let width = width.as_ref().and_then(Value::as_int).ok_or_else(|| Error::new(format!("`{name}` needs a width")))?;
         let fill = fill.as_ref().and_then(Value::as_str).unwrap_or(if name == "zfill" { "0" } else { " " });
+        self.spend_text(fill.len())?;
         if fill.chars().count() != 1 {
             return Err(Error::new("the fill character must be exactly one character long"));
         }

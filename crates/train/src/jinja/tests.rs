@@ -51,6 +51,50 @@ fn a_loop_whose_body_never_ends_counts_as_empty() {
     }
 }
 
+/// Whatever becomes of a template, it is soon.
+fn soon(source: &str, context: &Json) -> Result<String, String> {
+    let began = Instant::now();
+    let result = render(source, context);
+    let start: String = source.chars().take(80).collect();
+    assert!(began.elapsed() < Duration::from_secs(30), "{start}: {:?}", began.elapsed());
+    result
+}
+
+#[test]
+fn many_names_are_found_as_soon_as_few() {
+    let many = 50_000;
+    let each = |name: &dyn Fn(usize) -> String| (0..many).map(name).collect::<String>();
+    let set = each(&|n| format!("{{%set v{n}=1%}}"));
+    assert_eq!(soon(&format!("{set}{{{{ v0 + v{} }}}}", many - 1), &json!({})).unwrap(), "2");
+    let parameters = each(&|n| format!("a{n},"));
+    let called = format!("{{% macro f({parameters}b=2) %}}{{{{ b }}}}{{% endmacro %}}{{{{ f(1) }}}}");
+    assert_eq!(soon(&called, &json!({})).unwrap(), "2");
+    // Names that are looked for one by one are paid for.
+    let named = each(&|n| format!("a{n}=1,"));
+    let by_name = format!("{{% macro f({parameters}b=2) %}}{{% endmacro %}}{{{{ f({named}) }}}}");
+    assert!(soon(&by_name, &json!({})).unwrap_err().contains("too long or too much memory"));
+    let entries: Json = (0..many).map(|n| (format!("k{n}"), json!(0))).collect::<serde_json::Map<_, _>>().into();
+    let attributes = "{% set ns = namespace(d) %}{% for a in range(90000) %}{% set ns.last = ns.last %}{% endfor %}";
+    assert!(soon(attributes, &json!({"d": entries})).unwrap_err().contains("too long or too much memory"));
+}
+
+#[test]
+fn reading_a_long_text_again_and_again_is_paid_for() {
+    let context = json!({"t": "1".repeat(2 << 20), "d": {"a": 1}});
+    let reads = ["{t: 1}", "t|int", "t|float", "d[t]", "d.get(t)", "t in d", "[t]|unique|list", "dict(a=1, **{t: 1})", "{(1, t): 1}"];
+    for read in reads.into_iter().chain(["t is sameas t", "'a'.ljust(1, t)", "1|attr(t)", "[1]|tojson(indent=t)"]) {
+        let source = format!("{{% for i in range(90000) %}}{{% set x = {read} %}}{{% endfor %}}");
+        let reason = soon(&source, &context).expect_err(read);
+        let refused = ["too long or too much memory", "exactly one character"].iter().any(|known| reason.contains(known));
+        assert!(refused, "{read}: {reason}");
+    }
+    // Once is cheap, and gives what Python gives.
+    assert_eq!(
+        render("{{ {t: 5}[t] }} {{ t in {t: 1} }} {{ d.get(t) }} {{ '12'|int + '1.5'|float }}", &context).unwrap(),
+        "5 True None 13.5"
+    );
+}
+
 /// Why a template is refused, soon.
 fn refusal(source: &str) -> String {
     let began = Instant::now();

@@ -149,10 +149,10 @@ impl Value {
         Self::seq_unchecked(Kind::List, texts.into_iter().map(Self::str).collect())
     }
 
-    pub fn dict(pairs: impl IntoIterator<Item = (Self, Self)>) -> Result<Self, Error> {
+    pub(super) fn dict(pairs: Vec<(Key, Self, Self)>) -> Result<Self, Error> {
         let mut dict = Dict::default();
-        for (key, value) in pairs {
-            dict.put(Key::of(&key)?, key, value);
+        for (key, name, value) in pairs {
+            dict.put(key, name, value);
         }
         match dict.depth > MAX_NESTING {
             true => Err(too_deep()),
@@ -272,14 +272,29 @@ impl Dict {
         }
     }
 
-    pub fn get(&self, key: &Value) -> Result<Option<&Value>, Error> {
-        Ok(self.index.get(&Key::of(key)?).map(|at| &self.entries[*at].1))
+    /// The values whose keys are texts.
+    pub fn named(&self) -> impl Iterator<Item = (Arc<str>, Value)> {
+        let name = |key: &Value| if let Value::Str(name) = key { Some(name.clone()) } else { None };
+        self.entries.iter().filter_map(move |(key, value)| Some((name(key)?, value.clone())))
+    }
+
+    pub(super) fn get(&self, key: &Key) -> Option<&Value> {
+        self.index.get(key).map(|at| &self.entries[*at].1)
     }
 }
 
 impl Key {
     pub fn of(value: &Value) -> Result<Self, Error> {
         Self::within(value, &mut 10_000)
+    }
+
+    /// What finding it costs: the bytes of its texts are hashed. Keys are short.
+    pub fn cost(&self) -> u64 {
+        match self {
+            Self::Str(text) => 1 + text.len() as u64 / 16,
+            Self::Tuple(parts) => 1 + parts.iter().map(Self::cost).sum::<u64>(),
+            _ => 1,
+        }
     }
 
     /// The key of a value of at most `left` parts.

@@ -10,9 +10,8 @@ use peft_merge::{Loss, Stream, TaskVectors};
 use peft_models::encoder::{EncoderConfig, SequenceClassifier};
 use peft_models::stored_dtype;
 use peft_objectives::entropy;
-use peft_train::data::{Classified, Labels, TextTokenizer, read_labelled};
+use peft_train::data::{Classified, Labels, TextTokenizer, read_labelled, read_texts};
 use peft_train::{Scores, Task, TextClassification, classify};
-use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
@@ -196,29 +195,8 @@ fn rows(recipe: &Recipe, data: &Data, dir: &Path, model: &SequenceClassifier) ->
     }
     let texts = read_texts(&data.file)?;
     let encode = |index: usize| {
-        let Text { text, text_pair } = &texts[index];
-        tokenizer.encode_texts(text, text_pair.as_deref(), max_tokens).map(|tokens| (tokens.ids, tokens.type_ids))
+        let (text, pair) = &texts[index];
+        tokenizer.encode_texts(text, pair.as_deref(), max_tokens).map(|tokens| (tokens.ids, tokens.type_ids))
     };
     Ok(Rows::Plain(learned(texts.len(), data, recipe.seed())?.into_iter().map(encode).collect::<Result<_>>()?))
-}
-
-/// A text without its label.
-#[derive(Deserialize)]
-struct Text {
-    text: String,
-    text_pair: Option<String>,
-}
-
-fn read_texts(file: &Path) -> Result<Vec<Text>> {
-    let content = peft_core::files::read_text(file)?;
-    let lines = content.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let parse = |(index, line): (usize, &str)| {
-        let reason = |e: serde_json::Error| Error::Data { file: file.into(), line: index + 1, reason: e.to_string() };
-        serde_json::from_str(line).map_err(reason)
-    };
-    let texts = lines.map(parse).collect::<Result<Vec<Text>>>()?;
-    match texts.is_empty() {
-        true => Err(Error::file(file, "holds no examples")),
-        false => Ok(texts),
-    }
 }

@@ -1,10 +1,11 @@
 //! Rows of a data file: JSON Lines, CSV or TSV, one at a time.
 
 use super::super::item::Origin;
+use crate::data::row::{check_size, object_of, read_line};
 use peft_core::{Error, Result};
 use serde_json::{Map, Value};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Cursor};
+use std::io::{BufReader, Cursor};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -82,20 +83,17 @@ fn json_row(reader: &mut BufReader<File>, file: &Arc<Path>, number: &mut usize) 
     let mut bytes = Vec::new();
     loop {
         bytes.clear();
-        if reader.read_until(b'\n', &mut bytes).map_err(|e| Error::io(file, e))? == 0 {
+        let size = read_line(reader, &mut bytes).map_err(|e| Error::io(file, e))?;
+        if size == 0 {
             return Ok(None);
         }
         *number += 1;
-        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").filter(|_| *number == 1).unwrap_or(&bytes);
-        if bytes.iter().all(u8::is_ascii_whitespace) {
-            continue;
-        }
         let origin = Origin { file: file.clone(), line: *number };
-        return match serde_json::from_slice::<Value>(bytes) {
-            Ok(Value::Object(fields)) => Ok(Some(Row { fields, origin })),
-            Ok(_) => Err(origin.error("expected one JSON object per line")),
-            Err(e) => Err(origin.error(format!("not valid JSON: {e}; each line must hold one whole JSON object"))),
-        };
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").filter(|_| *number == 1).unwrap_or(&bytes);
+        let object = check_size(size).and_then(|()| object_of(bytes)).map_err(|reason| origin.error(reason))?;
+        if let Some(fields) = object {
+            return Ok(Some(Row { fields, origin }));
+        }
     }
 }
 
@@ -127,6 +125,9 @@ impl Table {
             Err(e) => return Some(Err(self.error(&e))),
         };
         let line = self.line(record.position());
+        if let Err(reason) = check_size(record.as_slice().len()) {
+            return Some(Err(Error::Data { file: self.file.to_path_buf(), line, reason }));
+        }
         let fields = self.header.iter().cloned().zip(record.iter().map(Value::from)).collect();
         Some(Ok(Row { fields, origin: Origin { file: self.file.clone(), line } }))
     }
@@ -182,9 +183,21 @@ mod tests {
     fn a_row_that_cannot_be_read_is_named() {
         assert_eq!(rows("a.csv", "q,n\na,1\nb\n").unwrap_err(), "a.csv:3: the header has 2 fields, this row has 1");
         assert_eq!(rows("a.csv", "q,n\r\na,1\r\nb\r\n").unwrap_err(), "a.csv:3: the header has 2 fields, this row has 1");
-        assert_eq!(rows("a.jsonl", "{}\n[1]").unwrap_err(), "a.jsonl:2: expected one JSON object per line");
+        assert_eq!(rows("a.jsonl", "{}\n[1]").unwrap_err(), "a.jsonl:2: expected one JSON object per line, found a list");
         assert!(rows("a.jsonl", "{}\n\n{").unwrap_err().starts_with("a.jsonl:3: not valid JSON: "));
         assert_eq!(rows("a.csv", "q,n\n").unwrap_err(), "a.csv: holds no examples");
+        assert!(rows("a.jsonl", "{}\n{\"x\": NaN}").unwrap_err().starts_with("a.jsonl:2: not valid JSON: NaN is no number of JSON"));
+    }
+
+    #[test]
+    fn a_row_that_is_too_long_is_refused() {
+        let most = crate::data::row::MAX_ROW;
+        let book = |bytes| "a".repeat(bytes);
+        for (name, head, row) in [("a.jsonl", "{}", format!("{{\"q\": \"{}\"}}", book(most))), ("a.csv", "q", book(most + 1))] {
+            let error = rows(name, &format!("{head}\n{row}\n{head}\n")).unwrap_err();
+            assert!(error.starts_with(&format!("{name}:2: the row has ")) && error.contains("split its text"), "{error}");
+        }
+        assert_eq!(rows("a.jsonl", &format!("{{\"q\": \"{}\"}}\n", book(most - 100))).unwrap().len(), 1);
     }
 
     #[test]
