@@ -4,8 +4,13 @@
 use super::{cpu, differentiable};
 #[cfg(feature = "cpu")]
 use crate::seed;
-use burn::nn::Dropout;
+use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{Device, Tensor};
+
+/// Dropout of a share of the elements, from none to all: [`DropoutConfig`] does not take all.
+pub fn dropping(share: f64) -> Dropout {
+    Dropout { prob: share, ..DropoutConfig::new(0.0).init() }
+}
 
 /// `dropout.forward(x)`: a share of the elements zeroed at random, the others made up for it (Srivastava et al., 2014).
 ///
@@ -15,6 +20,10 @@ use burn::tensor::{Device, Tensor};
 pub fn dropout<const D: usize>(dropout: &Dropout, x: Tensor<D>) -> Tensor<D> {
     if !drops(dropout, &x.device()) {
         return x;
+    }
+    // What is left cannot make up for the rest.
+    if dropout.prob >= 1.0 {
+        return x * 0.0;
     }
     #[cfg(feature = "cpu")]
     if let Some((y, key)) = dropped(&x.clone().inner(), dropout.prob, None) {
