@@ -80,6 +80,15 @@ mod tests {
         assert!((500..700).contains(&kept), "{kept} of 1200");
     }
 
+    /// As torch has it; the formula would divide nothing by nothing.
+    #[test]
+    fn a_share_of_all_leaves_zeros() {
+        let x = random([4, 3]);
+        let y = dropout(&dropping(1.0), x.clone());
+        let gradient = x.grad(&y.clone().sum().backward()).unwrap();
+        assert!(floats(y.inner()).into_iter().chain(floats(gradient)).all(|number| number == 0.0));
+    }
+
     #[test]
     fn each_call_drops_anew() {
         let _alone = generator();
