@@ -4,15 +4,12 @@ use crate::changes::Changes;
 use crate::models::Model;
 use crate::plan::Plan;
 use crate::run::Shard;
-use peft_core::files::{INDEX_FILE, Inputs, OutputDir, disk, read_json, state_of, write_atomic};
+use peft_core::files::{INDEX_FILE, Inputs, OutputDir, WORKSHOP_FILE, disk, read_json, state_of, write_atomic};
 use peft_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-
-/// What the files in a workshop belong to.
-const RECORD_FILE: &str = "merge.json";
 
 /// The directory beside the result, `.NAME.merging`, in which complete files wait for the others.
 #[derive(Debug)]
@@ -72,13 +69,11 @@ impl<'p> Workshop<'p> {
     /// Whatever would be wrong with the configuration of the result; [`Error::Io`].
     pub fn at(plan: &'p Plan, out: OutputDir, shard_bytes: u64) -> Result<Self> {
         plan.check_extras()?;
-        let mut name = std::ffi::OsString::from(".");
-        name.push(out.target().file_name().unwrap_or_default());
-        name.push(".merging");
-        let dir = out.target().with_file_name(name);
+        let dir = out.workshop();
         let record = Record { plan: description(plan, shard_bytes)?, complete: BTreeMap::new() };
         let mut workshop = Self { plan, dir, out, shard_bytes, record };
-        workshop.prepare()?;
+        let prepared = workshop.prepare();
+        workshop.unless_in_vain(prepared)?;
         Ok(workshop)
     }
 
@@ -87,7 +82,8 @@ impl<'p> Workshop<'p> {
     /// # Errors
     /// As [`compute`](Self::compute).
     pub fn run(mut self, progress: &(dyn Fn(u64) + Sync)) -> Result<Finished> {
-        let kept = self.compute(progress)?;
+        let computed = self.compute(progress);
+        let kept = self.unless_in_vain(computed)?;
         let Self { plan, dir, out, shard_bytes, .. } = self;
         plan.write_extras(out.path())?;
         let name = out.target().file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -126,11 +122,23 @@ impl<'p> Workshop<'p> {
         Ok(kept)
     }
 
+    /// A workshop in which nothing is complete is of no use to the next run, and goes away when this one fails.
+    fn unless_in_vain<T>(&self, result: Result<T>) -> Result<T> {
+        if result.is_err()
+            && self.record.complete.is_empty()
+            && self.dir.exists()
+            && let Err(e) = disk::remove_dir_all(&self.dir)
+        {
+            tracing::warn!("{}: could not be removed, and is of no use: {e}", self.dir.display());
+        }
+        result
+    }
+
     /// Keeps what belongs to the plan and is as it was written, and removes the rest.
     fn prepare(&mut self) -> Result<()> {
         disk::create_dir_all(&self.dir)?;
         let shards = self.plan.shards(self.shard_bytes)?;
-        let before = read_json::<Record>(&self.dir.join(RECORD_FILE)).ok().filter(|record| record.plan == self.record.plan);
+        let before = read_json::<Record>(&self.dir.join(WORKSHOP_FILE)).ok().filter(|record| record.plan == self.record.plan);
         let mut kept = before.map(|record| record.complete).unwrap_or_default();
         kept.retain(|name, checksum| {
             shards.iter().any(|shard: &Shard| shard.name == *name && shard.is_at(&self.dir.join(name), *checksum))
@@ -152,7 +160,7 @@ impl<'p> Workshop<'p> {
 
 impl Record {
     fn write(&self, dir: &Path) -> Result<()> {
-        let file = dir.join(RECORD_FILE);
+        let file = dir.join(WORKSHOP_FILE);
         let text = serde_json::to_string_pretty(self).map_err(|e| Error::file(&file, e))?;
         write_atomic(&file, format!("{text}\n").as_bytes())
     }

@@ -71,6 +71,46 @@ fn an_interrupted_merge_goes_on_with_the_files_that_are_complete() {
 }
 
 #[test]
+fn a_workshop_without_a_complete_file_goes_away() {
+    let place = tempfile::tempdir().unwrap();
+    let (out, waiting) = (place.path().join("merged"), place.path().join(".merged.merging"));
+    let plan = fixture_plan("linear");
+    let leave_idle = || {
+        std::fs::create_dir(&waiting).unwrap();
+        std::fs::write(waiting.join("merge.json"), "{}").unwrap();
+        std::fs::write(waiting.join(".model.safetensors.partial-1-AbCdEf"), "half").unwrap();
+    };
+    // A kill before the first file, and one behind the last: the next command removes what is left, also where it is refused.
+    leave_idle();
+    write(&plan, &out, 8000);
+    leave_idle();
+    assert!(Workshop::open(&plan, &out, false, 8000).unwrap_err().to_string().contains("exists already"));
+    assert!(!waiting.exists());
+    // With a complete file it waits, as the merge that replaces the result may go on.
+    leave_idle();
+    std::fs::write(waiting.join("model-00001-of-00009.safetensors"), "").unwrap();
+    Workshop::open(&plan, &out, false, 8000).unwrap_err();
+    assert!(waiting.exists());
+}
+
+#[test]
+fn a_merge_that_fails_at_once_leaves_nothing() {
+    let place = tempfile::tempdir().unwrap();
+    checkpoint(&place.path().join("a"), &[("w.weight", &[4], vec![1.0, f32::NAN, 0.0, 0.0])]);
+    checkpoint(&place.path().join("b"), &[("w.weight", &[4], numbers(4, 1))]);
+    for name in ["a", "b"] {
+        std::fs::write(place.path().join(name).join("config.json"), "{}").unwrap();
+    }
+    let recipe = "merge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: 1}}]\n";
+    let plan = plan_in(place.path(), recipe).unwrap();
+    let error = Workshop::open(&plan, &place.path().join("out"), false, 8000).unwrap().run(&|_| ()).unwrap_err().to_string();
+    assert!(error.contains("w.weight"), "{error}");
+    let mut left: Vec<_> = std::fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["a", "b"]);
+}
+
+#[test]
 fn files_of_another_recipe_are_not_kept() {
     let place = tempfile::tempdir().unwrap();
     let out = place.path().join("merged");
@@ -141,7 +181,7 @@ fn two_merges_cannot_write_to_one_place() {
     let plan = fixture_plan("linear");
     let first = Workshop::open(&plan, &out, false, 8000).unwrap();
     let error = Workshop::open(&plan, &out, true, 8000).unwrap_err().to_string();
-    assert!(error.contains("is another output of this command too"), "{error}");
+    assert!(error.contains("merged: is another output of this command too"), "{error}");
     first.run(&|_| ()).unwrap();
     write_again(&plan, &out);
     assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1, "nothing is left beside the result");

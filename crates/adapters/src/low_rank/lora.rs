@@ -4,7 +4,7 @@
 //! `B` starts at zero, so the adapted model starts as the base. An embedding is adapted by `E[i] + s · A[i] B`, with `A` at zero instead.
 
 use burn::module::{Module, Param};
-use burn::nn::{Dropout, DropoutConfig};
+use burn::nn::Dropout;
 use burn::tensor::{DType, Device, Int, Tensor};
 use peft_core::{Adapter, Base, Result, Site, Stored, as_type, ops, seed};
 use rand_chacha::ChaCha8Rng;
@@ -59,7 +59,7 @@ impl Lora {
             lora_a: Param::from_tensor(a),
             lora_b: Param::from_tensor(b),
             lora_b_bias: None,
-            dropout: DropoutConfig::new(dropout).init(),
+            dropout: ops::dropping(dropout),
             scaling,
             embedding,
         }

@@ -144,9 +144,9 @@ fn whole_numbers<S: Serializer>(values: &Patterns<f64>, serializer: S) -> Result
 }
 
 pub(crate) fn check_dropout(field: &str, p: f64) -> Result<()> {
-    match (0.0..1.0).contains(&p) {
+    match (0.0..=1.0).contains(&p) {
         true => Ok(()),
-        false => Err(Error::InvalidConfig(format!("{field} is {p}; it must be at least 0 and below 1"))),
+        false => Err(Error::InvalidConfig(format!("{field} is {p}; it must be from 0 to 1"))),
     }
 }
 

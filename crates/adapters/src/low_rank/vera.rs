@@ -5,7 +5,7 @@
 
 use crate::config::{Common, check};
 use burn::module::{Module, Param};
-use burn::nn::{Dropout, DropoutConfig};
+use burn::nn::Dropout;
 use burn::tensor::{DType, Tensor};
 use peft_core::hf::Kind;
 use peft_core::{Adapter, AnyAdapter, Builder, Context, Error, Extras, Method, Result, Site, Stored, Targets, as_type, ops, seed};
@@ -170,7 +170,7 @@ impl Method for VeraConfig {
                 vera_b: vera_b.clone(),
                 lambda_d: Param::from_tensor(Tensor::full([self.r], self.d_initial, &device)),
                 lambda_b: Param::from_tensor(Tensor::zeros([d_out], &device)),
-                dropout: DropoutConfig::new(self.vera_dropout).init(),
+                dropout: ops::dropping(self.vera_dropout),
                 d_in,
                 save_projection: self.save_projection,
             };

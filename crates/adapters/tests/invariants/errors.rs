@@ -60,7 +60,7 @@ fn settings_that_contradict_each_other() {
     assert_refused(LoraConfig { use_dora: true, ..pissa() }, "PiSSA and OLoRA exclude use_dora");
     assert_refused(LoraConfig { use_dora: true, ..lora_on(["embed", "up"]) }, "embed: an embedding cannot be adapted by DoRA or PiSSA");
     assert_refused(LoraConfig { lora_alpha: -1.0, ..pissa() }, "PiSSA needs a positive lora_alpha");
-    assert_refused(LoraConfig { lora_dropout: 1.0, ..lora() }, "lora_dropout is 1");
+    assert_refused(LoraConfig { lora_dropout: 1.5, ..lora() }, "lora_dropout is 1.5");
     let mut config = LoraConfig::for_modules(Names::Pattern("all-linear".into()));
     config.targets.layers_to_transform = Some(Layers::One(0));
     assert_refused(config, "layers_to_transform needs a list of target_modules");

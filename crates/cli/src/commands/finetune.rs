@@ -370,5 +370,8 @@ fn prepare(run: &Run, base: &Local, config: Option<&Path>, out: &Path, overwrite
     if !is_run {
         place.check_own(&DIRECTORIES)?;
     }
+    if run.method().trains_base() {
+        place.check_weights()?;
+    }
     Ok(place)
 }

@@ -7,7 +7,7 @@ use crate::run_state::write_json;
 use clap::Args;
 use peft_core::files::{Inputs, OutputDir, TextFiles, copy_checkpoint_files, read_json};
 use peft_core::{Result, device};
-use peft_train::data::TextTokenizer;
+use peft_train::data::{SpecialTokens, TextTokenizer};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -52,7 +52,7 @@ impl MergeAdapter {
         text.copy_settings(out.path())?;
         let bytes = model.save(out.path(), &base, SHARD_BYTES)?;
         if text.vocabulary() != base || text.settings() != base {
-            fit_ends(out.path())?;
+            fit_special_ids(out.path())?;
         }
         let path = out.commit()?;
         let outcome = serde_json::json!({ "out": output::shown(&path), "bytes": bytes });
@@ -60,30 +60,40 @@ impl MergeAdapter {
     }
 }
 
-/// Lets a checkpoint whose tokenizer came with the adapter end its texts where `peft generate` ends them with that adapter: at the
-/// tokenizer's own token, and at those of the base.
-fn fit_ends(dir: &Path) -> Result<()> {
+/// Lets a checkpoint whose tokenizer came with the adapter begin, end and pad its texts as `peft generate` does with that adapter: with the
+/// tokenizer's own tokens. Besides, texts end at those of the base.
+fn fit_special_ids(dir: &Path) -> Result<()> {
     if !dir.join("tokenizer.json").is_file() {
         return Ok(());
     }
-    let tokenizer = TextTokenizer::load(dir)?;
-    let ends = match tokenizer.eos_ids() {
-        [] => return Ok(()),
+    let (tokenizer, named) = (TextTokenizer::load(dir)?, SpecialTokens::load(dir)?);
+    let own = |name: &str, id: Option<u32>| id.filter(|_| named.get(name).is_some());
+    let singles = [("bos_token_id", own("bos_token", tokenizer.bos_id())), ("pad_token_id", own("pad_token", Some(tokenizer.pad_id())))];
+    for file in ["config.json", "generation_config.json"].map(|name| dir.join(name)).iter().filter(|file| file.is_file()) {
+        let before: Value = read_json(file)?;
+        let mut config = before.clone();
+        fit_ends(&mut config, tokenizer.eos_ids());
+        for (name, id) in singles {
+            if let Some(id) = id {
+                config[name] = id.into();
+            }
+        }
+        if config != before {
+            write_json(file, &config)?;
+        }
+    }
+    Ok(())
+}
+
+/// Adds to a configuration the ends that it does not say.
+fn fit_ends(config: &mut Value, ends: &[u32]) {
+    let said =
+        |end: &u32| config["eos_token_id"] == *end || config["eos_token_id"].as_array().is_some_and(|ids| ids.contains(&(*end).into()));
+    if ends.iter().all(said) {
+        return;
+    }
+    config["eos_token_id"] = match ends {
         [one] => Value::from(*one),
         several => Value::from(several),
     };
-    for file in ["config.json", "generation_config.json"].map(|name| dir.join(name)) {
-        if !file.is_file() {
-            continue;
-        }
-        let mut config: Value = read_json(&file)?;
-        let said =
-            |end: &u32| config["eos_token_id"] == *end || config["eos_token_id"].as_array().is_some_and(|ids| ids.contains(&(*end).into()));
-        if tokenizer.eos_ids().iter().all(said) {
-            continue;
-        }
-        config["eos_token_id"] = ends.clone();
-        write_json(&file, &config)?;
-    }
-    Ok(())
 }

@@ -15,7 +15,9 @@ use client::Client;
 use download::RemoteFile;
 use files::Listing;
 use id::HubId;
-use peft_core::{Error, Result};
+use peft_core::files::{INDEX_FILE, MODEL_FILE, read_json};
+use peft_core::{CONFIG_FILE, Error, Result};
+use serde_json::Value;
 use settings::Settings;
 use std::path::{Path, PathBuf};
 
@@ -59,6 +61,9 @@ pub struct Local {
 /// announce; if the repository has no files of this kind.
 pub fn resolve(name: &Path, kind: Kind) -> Result<Local> {
     if name.exists() {
+        if kind == Kind::Model {
+            refuse_adapter(name)?;
+        }
         return Ok(Local { dir: name.into(), name: name.to_string_lossy().into_owned(), revision: None });
     }
     let Some(id) = name.to_str().and_then(HubId::parse) else {
@@ -70,6 +75,22 @@ pub fn resolve(name: &Path, kind: Kind) -> Result<Local> {
     };
     let dir = snapshot(&id, kind, &Settings::from_env()?)?;
     Ok(Local { dir, name: id.repo, revision: id.revision })
+}
+
+/// An adapter is nothing without its base.
+fn refuse_adapter(dir: &Path) -> Result<()> {
+    let has = |file: &str| dir.join(file).exists();
+    if !has(CONFIG_FILE) || ["config.json", MODEL_FILE, INDEX_FILE].into_iter().any(has) {
+        return Ok(());
+    }
+    let written = read_json::<Value>(&dir.join(CONFIG_FILE)).ok();
+    let base = written.as_ref().and_then(|config| config["base_model_name_or_path"].as_str()).unwrap_or("its base");
+    let name = dir.display();
+    let reason = format!(
+        "an adapter ({CONFIG_FILE}, no config.json), where a model is asked for: give its base, as in `--model {base} --adapter {name}`, or \
+         `{base}+{name}` in a recipe; `peft merge-adapter` makes one model of both"
+    );
+    Err(Error::file(dir, reason))
 }
 
 /// The cache's directory of the files of `id`, complete.

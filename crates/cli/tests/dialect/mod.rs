@@ -181,6 +181,42 @@ fn settings_that_mean_something_else_are_refused_by_all_commands_with_the_same_w
     }
 }
 
+/// HF PEFT drops nothing where the share is negative, and torch's `Dropout` takes all up to 1.
+#[test]
+fn dropout_says_nothing_about_a_loaded_adapter() {
+    let cases = json(&fixtures().join("dialect/cases.json"));
+    let plain = Case::new(&cases["cases"][0], "4,5").adapted().unwrap();
+    for share in [1.0, -0.5] {
+        let mut case = cases["cases"][0].clone();
+        case["settings"]["lora_dropout"] = share.into();
+        Case::new(&case, "4,5").check(Some(plain.clone()));
+    }
+    let mut case = cases["cases"][0].clone();
+    case["settings"]["lora_dropout"] = 1.5.into();
+    let case = Case::new(&case, "4,5");
+    for said in [case.adapted(), case.merged(), case.in_a_recipe(), case.among_adapters()] {
+        assert!(said.as_ref().is_err_and(|said| said.contains("`lora_dropout` is 1.5; expected a share of at most 1")), "{said:?}");
+    }
+}
+
+#[test]
+fn an_adapter_in_place_of_a_model_is_told_how_it_is_given() {
+    let cases = json(&fixtures().join("dialect/cases.json"));
+    let mut case = cases["cases"][0].clone();
+    case["settings"]["base_model_name_or_path"] = "org/base".into();
+    let case = Case::new(&case, "4,5");
+    let recipe = format!("merge_method: passthrough\nmodels: [{{model: {}}}]\n", case.adapter);
+    let (recipe, out) = (case.place.write("recipe.yaml", &recipe), case.place.path("out"));
+    let words = [format!("--model org/base --adapter {}", case.adapter), format!("org/base+{}", case.adapter)];
+    for said in [
+        failure(&["logits", "--model", &case.adapter, "--tokens", "4,5", "--out", &out]),
+        failure(&["merge", &recipe, "--out", &out]),
+        failure(&["finetune", "--model", &case.adapter, "--data", &recipe, "--out", &out]),
+    ] {
+        assert!(words.iter().all(|words| said.contains(words)), "{said}");
+    }
+}
+
 #[test]
 fn tensors_that_are_not_selected_are_named() {
     let cases = json(&fixtures().join("dialect/cases.json"));

@@ -177,6 +177,23 @@ fn a_file_of_an_input_is_no_output() {
 }
 
 #[test]
+fn whole_weights_do_not_come_beside_those_of_another_checkpoint() {
+    let place = Place::new();
+    let (data, out) = (place.data(), place.path("out"));
+    let train = ["finetune", "--model", TINY, "--data", &data, "--max-steps", "1", "--method", "full", "--overwrite", "--out", &out];
+    std::fs::create_dir(&out).unwrap();
+    for name in ["model-00001-of-00002.safetensors", "model.safetensors.index.json"] {
+        std::fs::write(place.file("out").join(name), "{}").unwrap();
+        let before = tree(Path::new(&out));
+        let said = refusal(&train);
+        assert!(said.contains(&format!("holds weights of another checkpoint, such as {name}")), "{said}");
+        assert!(tree(Path::new(&out)) == before);
+        std::fs::remove_file(place.file("out").join(name)).unwrap();
+    }
+    result(&train);
+}
+
+#[test]
 fn a_run_that_does_not_start_leaves_nothing_and_stands_in_nobodys_way() {
     let place = Place::new();
     let (data, out) = (place.data(), place.path("deep/out"));

@@ -250,3 +250,20 @@ fn a_tokenizer_that_comes_with_an_adapter_ends_texts_of_the_merged_model() {
     let generation: Value = serde_json::from_slice(&std::fs::read(Path::new(&out).join("generation_config.json")).unwrap()).unwrap();
     assert_eq!((&config(&out)["eos_token_id"], &generation["eos_token_id"]), (&json!([3, 2]), &json!([3, 2])));
 }
+
+/// transformers generates with the ids of `generation_config.json`, and takes the tokenizer's names for texts: both must be the same tokens.
+#[test]
+fn a_tokenizer_that_comes_with_an_adapter_begins_and_pads_texts_of_the_merged_model() {
+    let place = Place::new();
+    let (adapter, out) = (adapter(&place, "adapter", &[]), place.path("merged"));
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(Path::new(TINY).join(name), Path::new(&adapter).join(name)).unwrap();
+    }
+    edit(Path::new(&adapter), "tokenizer_config.json", "bos_token", json!("<unk>"));
+    edit(Path::new(&adapter), "tokenizer_config.json", "pad_token", json!("<unk>"));
+    result(&["merge-adapter", "--model", TINY, "--adapter", &adapter, "--out", &out]);
+    let generation: Value = serde_json::from_slice(&std::fs::read(Path::new(&out).join("generation_config.json")).unwrap()).unwrap();
+    for config in [config(&out), generation] {
+        assert_eq!((&config["bos_token_id"], &config["pad_token_id"], &config["eos_token_id"]), (&json!(3), &json!(3), &json!(2)));
+    }
+}

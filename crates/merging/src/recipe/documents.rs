@@ -1,9 +1,17 @@
 //! Recipes of several documents, as mergekit-multi reads them: a named one is a model for those that say its name.
 
 use super::{Recipe, reason, wrong};
+use peft_core::files::parse_yaml;
 use peft_core::{Error, Result};
+use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::path::Path;
+
+/// What a document calls its result.
+#[derive(Deserialize)]
+struct Named {
+    name: Option<String>,
+}
 
 impl Recipe {
     /// Reads a recipe file of one document or several between lines of `---`, in an order in which each comes after those whose results
@@ -30,7 +38,10 @@ impl Recipe {
             }
             return Ok(vec![Self { text: text.into(), ..recipe }]);
         }
-        let numbered = |(i, text): (usize, &String)| Self::parse(text).map_err(|e| wrong(format!("document {}: {}", i + 1, reason(e))));
+        // What is wrong with a document is told below.
+        let names: Vec<String> = documents.iter().filter_map(|text| parse_yaml::<Named>(text).ok()?.name).collect();
+        let numbered =
+            |(i, text): (usize, &String)| Self::parse_beside(text, &names).map_err(|e| wrong(format!("document {}: {}", i + 1, reason(e))));
         let mut recipes = documents.iter().enumerate().map(numbered).collect::<Result<Vec<_>>>()?;
         recipes.iter_mut().for_each(|recipe| recipe.text = recipe.text.trim_start_matches('\n').into());
         check_names(&recipes)?;
@@ -133,6 +144,23 @@ mod tests {
         assert_eq!(names(&format!("---\n{}\n--- # the end\n", text[2])), ["first"], "one document between markers");
         let named = [document("last", "[{model: first}, {model: c}]"), document("first", "[{model: a}, {model: b}]")];
         assert_eq!(names(&named.join("---\n")), ["first", "last"], "what no other merges is the result");
+    }
+
+    /// The tests run where `src` is a directory.
+    #[test]
+    fn a_directory_of_several_names_is_one_model_and_no_document() {
+        let duplicate = |models: &str| Recipe::parse(&document("", models)).unwrap_err().to_string();
+        for other in ["src/", "./src", "src/../src"] {
+            let said = duplicate(&format!("[{{model: src}}, {{model: {other}}}]"));
+            assert!(said.ends_with(&format!("{other} is listed twice: src is the same directory")), "{said}");
+        }
+        assert!(duplicate("[{model: a+src}, {model: a+./src}]").contains("a+src is the same directory"));
+        let base = document("", "[{model: src}, {model: tests}]") + "base_model: ./src\ntokenizer_source: tests/\n";
+        let recipe = Recipe::parse(&base).unwrap();
+        assert_eq!(recipe.slices[0].sources.len(), 2, "the base is among them");
+        assert_eq!(recipe.directories().len(), 2);
+        let documents = [document("src", "[{model: a}, {model: b}]"), document("", "[{model: src}, {model: ./src}]")];
+        assert_eq!(names(&documents.join("---\n")), ["src", "the result"]);
     }
 
     #[test]

@@ -139,6 +139,11 @@ impl Recipe {
     /// [`Error::InvalidConfig`] for what is no recipe: an unknown field, method, parameter or type, models and slices at once, a base
     /// that the method lacks, too few or too many models.
     pub fn parse(text: &str) -> Result<Self> {
+        Self::parse_beside(text, &[])
+    }
+
+    /// As [`parse`](Self::parse), where `documents` are names that stand for the results of other documents.
+    fn parse_beside(text: &str, documents: &[String]) -> Result<Self> {
         let file: File = parse_yaml(text)?;
         let method = Method::named(&file.merge_method)?;
         let top = file.parameters.unwrap_or_default();
@@ -161,6 +166,7 @@ impl Recipe {
             tokenizer,
             chat_template: file.chat_template.filter(|template| !template.is_empty()),
         };
+        recipe.unify(documents)?;
         recipe.append_base();
         recipe.check()?;
         Ok(recipe)
@@ -192,6 +198,28 @@ impl Recipe {
     /// The models that a slice is made of, its base included, and that base.
     pub fn base_of<'a>(&'a self, slice: &'a Slice) -> Option<&'a ModelRef> {
         slice.base.as_ref().or(self.base.as_ref())
+    }
+
+    /// Calls a model that has several names, such as `a` and `./a`, by the first of them.
+    fn unify(&mut self, documents: &[String]) -> Result<()> {
+        for slice in &self.slices {
+            for (i, SliceSource { model, .. }) in slice.sources.iter().enumerate() {
+                let before = slice.sources[..i].iter().find(|other| other.model != *model && other.model.is_at(model, documents));
+                if let Some(other) = before {
+                    return Err(wrong(format!("{model} is listed twice: {} is the same directory", other.model)));
+                }
+            }
+        }
+        let slices = self.slices.iter_mut().flat_map(|slice| slice.base.iter_mut().chain(slice.sources.iter_mut().map(|s| &mut s.model)));
+        let tokenizer = self.tokenizer.iter_mut().flat_map(TokenizerRecipe::models_mut);
+        let mut known: Vec<ModelRef> = Vec::new();
+        for model in self.base.iter_mut().chain(slices).chain(tokenizer) {
+            match known.iter().find(|known| known.is_at(model, documents)) {
+                Some(first) => model.clone_from(first),
+                None => known.push(model.clone()),
+            }
+        }
+        Ok(())
     }
 
     /// A base that is named, but not listed, takes part all the same.

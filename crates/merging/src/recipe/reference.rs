@@ -4,6 +4,7 @@ use super::known_fields;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::Value;
 use std::fmt;
+use std::path::Path;
 
 /// A model: a directory or a hub id, perhaps with an adapter to put into it first (`model+adapter`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -17,7 +18,7 @@ pub struct ModelRef {
 impl From<&str> for ModelRef {
     fn from(text: &str) -> Self {
         // A directory may have a plus sign in its name.
-        let whole = std::path::Path::new(text).exists();
+        let whole = Path::new(text).exists();
         match text.split_once('+').filter(|_| !whole) {
             Some((model, adapter)) => Self { model: model.into(), adapter: Some(adapter.into()) },
             None => Self { model: text.into(), adapter: None },
@@ -26,6 +27,17 @@ impl From<&str> for ModelRef {
 }
 
 impl ModelRef {
+    /// Whether both lead to the same files; `documents` are names that are no directories.
+    pub(crate) fn is_at(&self, other: &Self, documents: &[String]) -> bool {
+        let place = |name: &String| Path::new(name).canonicalize().ok().filter(|_| !documents.contains(name));
+        let is_same = |a: &String, b: &String| a == b || place(a).is_some_and(|a| place(b) == Some(a));
+        let adapters = match (&self.adapter, &other.adapter) {
+            (Some(a), Some(b)) => is_same(a, b),
+            (a, b) => a == b,
+        };
+        adapters && is_same(&self.model, &other.model)
+    }
+
     /// What a recipe says: a text, or mergekit's `{model: …, lora: …}`, in which each may be `{path: …, revision: …}`.
     ///
     /// # Errors

@@ -24,6 +24,15 @@ impl TokenizerRecipe {
     pub fn of(source: Vocabulary) -> Self {
         Self { source, tokens: BTreeMap::new(), pad_to_multiple_of: None }
     }
+
+    /// The models that it names.
+    pub(super) fn models_mut(&mut self) -> impl Iterator<Item = &mut ModelRef> {
+        let source = match &mut self.source {
+            Vocabulary::Of(model) => Some(model),
+            Vocabulary::Union | Vocabulary::Base => None,
+        };
+        source.into_iter().chain(self.tokens.values_mut().filter_map(|token| token.source.as_mut()?.model_mut()))
+    }
 }
 
 /// Where a vocabulary comes from.
@@ -60,6 +69,15 @@ pub enum TokenSource {
     Text(ModelRef, String),
     /// A token of a model by its number.
     Id(ModelRef, usize),
+}
+
+impl TokenSource {
+    fn model_mut(&mut self) -> Option<&mut ModelRef> {
+        match self {
+            Self::Model(model) | Self::Text(model, _) | Self::Id(model, _) => Some(model),
+            Self::Zero => None,
+        }
+    }
 }
 
 impl<'de> Deserialize<'de> for Vocabulary {

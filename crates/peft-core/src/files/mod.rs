@@ -40,7 +40,7 @@ pub use header::TensorInfo;
 pub use inputs::Inputs;
 pub use lock::Lock;
 pub use nearest::nearest;
-pub use output_dir::OutputDir;
+pub use output_dir::{OutputDir, WORKSHOP_FILE};
 pub use output_file::OutputFile;
 pub use run_dir::RunDir;
 pub use safetensors::Dtype;

@@ -11,13 +11,15 @@ use tempfile::TempDir;
 use super::lock::Lock;
 use super::manifest::{self, Manifest, is_empty};
 use super::place::follow;
-use super::{Inputs, disk, parent};
+use super::{INDEX_FILE, Inputs, disk, parent};
 use crate::{Error, Result};
 
 /// What is being written, is called `.NAME.partial-PID-XXXXXX` beside its place.
 const PARTIAL: &str = "partial";
 /// What is being replaced, where it cannot be in one step.
 const REPLACED: &str = "replaced";
+/// What says whose files wait in the workshop of a result, the directory `.NAME.merging` beside it.
+pub const WORKSHOP_FILE: &str = "merge.json";
 
 /// A directory that is filled under a temporary name and gets its own with [`commit`](Self::commit).
 ///
@@ -84,6 +86,12 @@ impl OutputDir {
     /// Where the files will be after [`commit`](Self::commit).
     pub fn target(&self) -> &Path {
         &self.target
+    }
+
+    /// Where complete files may wait for the others, for a later run to go on with: `.NAME.merging` beside the place. One without any is
+    /// removed by the next command that is given the place.
+    pub fn workshop(&self) -> PathBuf {
+        workshop(&self.target)
     }
 
     /// Keeps others from writing to the place after [`commit`](Self::commit) too, for as long as what is returned lives.
@@ -189,7 +197,25 @@ pub(super) fn recover(target: &Path) -> Result<()> {
             }
         }
     }
-    Ok(())
+    let workshop = workshop(target);
+    match is_idle(&workshop) && !workshop.is_symlink() {
+        true => disk::remove_dir_all(&workshop),
+        false => Ok(()),
+    }
+}
+
+fn workshop(target: &Path) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(target.file_name().unwrap_or_default());
+    name.push(".merging");
+    target.with_file_name(name)
+}
+
+/// Whether a workshop has no complete file, as after a run whose result is in its place.
+fn is_idle(workshop: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(workshop) else { return false };
+    let is_kept = |name: &OsStr| name != WORKSHOP_FILE && name != INDEX_FILE && !is_hidden_work(name);
+    !entries.flatten().any(|entry| is_kept(&entry.file_name()))
 }
 
 /// Whether `file` is called as something temporary beside `name`: `.NAME.PURPOSE-PID-XXXXXX`.

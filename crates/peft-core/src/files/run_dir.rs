@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::lock::Lock;
 use super::manifest::{self, Manifest, is_empty};
 use super::output_dir::{recover, refuse_foreign, resolve};
-use super::{Inputs, disk};
+use super::{INDEX_FILE, Inputs, disk};
 use crate::{Error, Result};
 
 /// The place of a run that writes file by file, and keeps what it has when it is cut. Files of others in it stay, unless they have the names
@@ -65,6 +65,20 @@ impl RunDir {
     pub fn check_own(&self, directories: &[&str]) -> Result<()> {
         let is_in = |file: &&String| directories.iter().any(|dir| file.starts_with(dir));
         refuse_foreign(&self.dir, &self.foreign.iter().filter(is_in).cloned().collect::<Vec<_>>())
+    }
+
+    /// That no weights of others are in the way of whole weights: a checkpoint in several files and another in one would stand side by side.
+    ///
+    /// # Errors
+    /// [`Error::File`] that names them.
+    pub fn check_weights(&self) -> Result<()> {
+        let is_of_several = |file: &&String| **file == INDEX_FILE || file.starts_with("model-") && file.ends_with(".safetensors");
+        let Some(file) = self.foreign.iter().find(is_of_several) else { return Ok(()) };
+        let reason = format!(
+            "holds weights of another checkpoint, such as {file}, which would lie beside those of this run; choose another \
+                              directory, or move them away"
+        );
+        Err(Error::file(&self.dir, reason))
     }
 
     /// Makes the directory. `files` are those that the run may write, so that they are known as its own if it is cut; `NAME/` stands for all

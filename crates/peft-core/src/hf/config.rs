@@ -164,6 +164,7 @@ fn formed(form: Form, value: &Value) -> Result<Value, &'static str> {
         Form::Flag => (value.is_boolean(), "true or false"),
         Form::Count => (is_count(value), "a whole number that is not negative"),
         Form::Number => (value.is_number(), "a number"),
+        Form::Dropout => (value.as_f64().is_some_and(|share| share <= 1.0), "a share of at most 1"),
         Form::Text => (value.is_string(), "a text"),
         Form::Names => (value.is_string() || is_list(value, &Value::is_string), "a list of names, or an expression"),
         Form::List => (is_list(value, &Value::is_string), "a list of names"),
@@ -178,6 +179,7 @@ fn formed(form: Form, value: &Value) -> Result<Value, &'static str> {
         (Value::Null, Form::Counts | Form::Numbers) => Ok(Map::new().into()),
         (Value::Null, Form::Bias) => Ok("none".into()),
         (Value::Null, Form::Text | Form::Names | Form::List | Form::Layers) => Ok(Value::Null),
+        (share, Form::Dropout) if share.as_f64().is_some_and(|share| share < 0.0) => Ok(0.0.into()),
         (value, _) if fits => Ok(value.clone()),
         _ => Err(expected),
     }

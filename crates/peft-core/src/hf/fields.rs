@@ -21,6 +21,8 @@ pub(super) enum Form {
     Count,
     /// A number.
     Number,
+    /// The share of elements that are dropped in training; HF PEFT takes less than none for none.
+    Dropout,
     /// A text or null.
     Text,
     /// A list of names, an expression, or null.
@@ -40,7 +42,7 @@ pub(super) enum Form {
 }
 
 use Fate::{Kept, Read, Refused};
-use Form::{Bias, Count, Counts, Flag, Layers, List, Names, Number, Numbers, Start, Text};
+use Form::{Bias, Count, Counts, Dropout, Flag, Layers, List, Names, Number, Numbers, Start, Text};
 
 /// The settings that all configurations have.
 const COMMON: &[(&str, Fate)] = &[
@@ -81,7 +83,7 @@ const LORA: &[(&str, Fate)] = &[
     ("loftq_config", Kept),
     ("lora_alpha", Read(Number)),
     ("lora_bias", Read(Flag)),
-    ("lora_dropout", Read(Number)),
+    ("lora_dropout", Read(Dropout)),
     // ms-swift writes the type in which it trained, and the learning rates of LoRA+.
     ("lora_dtype", Kept),
     ("lora_ga_config", Kept),
@@ -114,7 +116,7 @@ const VERA: &[(&str, Fate)] = &[
     ("projection_prng_key", Read(Count)),
     ("r", Read(Count)),
     ("save_projection", Read(Flag)),
-    ("vera_dropout", Read(Number)),
+    ("vera_dropout", Read(Dropout)),
 ];
 
 /// All settings of a kind of adapter, with what becomes of each.

@@ -4,8 +4,13 @@
 use super::{cpu, differentiable};
 #[cfg(feature = "cpu")]
 use crate::seed;
-use burn::nn::Dropout;
+use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{Device, Tensor};
+
+/// Dropout of a share of the elements, from none to all: [`DropoutConfig`] does not take all.
+pub fn dropping(share: f64) -> Dropout {
+    Dropout { prob: share, ..DropoutConfig::new(0.0).init() }
+}
 
 /// `dropout.forward(x)`: a share of the elements zeroed at random, the others made up for it (Srivastava et al., 2014).
 ///
@@ -15,6 +20,10 @@ use burn::tensor::{Device, Tensor};
 pub fn dropout<const D: usize>(dropout: &Dropout, x: Tensor<D>) -> Tensor<D> {
     if !drops(dropout, &x.device()) {
         return x;
+    }
+    // What is left cannot make up for the rest.
+    if dropout.prob >= 1.0 {
+        return x * 0.0;
     }
     #[cfg(feature = "cpu")]
     if let Some((y, key)) = dropped(&x.clone().inner(), dropout.prob, None) {
@@ -69,6 +78,15 @@ mod tests {
         }
         let kept = gradient.iter().filter(|gradient| **gradient == 2.0).count();
         assert!((500..700).contains(&kept), "{kept} of 1200");
+    }
+
+    /// As torch has it; the formula would divide nothing by nothing.
+    #[test]
+    fn a_share_of_all_leaves_zeros() {
+        let x = random([4, 3]);
+        let y = dropout(&dropping(1.0), x.clone());
+        let gradient = x.grad(&y.clone().sum().backward()).unwrap();
+        assert!(floats(y.inner()).into_iter().chain(floats(gradient)).all(|number| number == 0.0));
     }
 
     #[test]

@@ -23,7 +23,7 @@ mod recompute;
 mod rotary;
 
 pub use attention::{Visible, attention, attention_weights};
-pub use dropout::{dropout, drops};
+pub use dropout::{dropout, dropping, drops};
 pub use gated::swiglu;
 pub use gelu::{gelu, gelu_tanh};
 pub use head::linear_cross_entropy;
