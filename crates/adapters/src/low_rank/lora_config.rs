@@ -4,7 +4,7 @@ use super::dora::Dora;
 use super::lora::{Lora, Start};
 use super::pissa::Pissa;
 use crate::config::{Common, check, number};
-use peft_core::hf::{Kind, StartOf, start};
+use peft_core::hf::{self, Kind, StartOf, start};
 use peft_core::{AnyAdapter, Biases, Builder, Context, Error, Extras, Method, Miss, Names, Patterns, Result, Site, Targets, seed};
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -161,10 +161,7 @@ impl LoraConfig {
     /// # Errors
     /// [`Error::InvalidConfig`] if a pattern is malformed or the rank is 0.
     pub fn rank_at(&self, module: &str) -> Result<usize> {
-        match *self.rank_pattern.get(module, "rank_pattern")?.unwrap_or(&self.r) {
-            0 => Err(Error::InvalidConfig(format!("{module}: r must be positive"))),
-            rank => Ok(rank),
-        }
+        hf::rank_at(self.r, &self.rank_pattern, module)
     }
 
     /// Scaling `s` at the module with this path.
@@ -172,9 +169,7 @@ impl LoraConfig {
     /// # Errors
     /// As [`rank_at`](Self::rank_at).
     pub fn scaling_at(&self, module: &str) -> Result<f64> {
-        let rank = self.rank_at(module)? as f64;
-        let alpha = self.alpha_pattern.get(module, "alpha_pattern")?.unwrap_or(&self.lora_alpha);
-        Ok(if self.use_rslora { alpha / rank.sqrt() } else { alpha / rank })
+        hf::scaling_at(self.lora_alpha, &self.alpha_pattern, self.rank_at(module)?, self.use_rslora, module)
     }
 
     /// The configuration that fits the exported tensors: PiSSA and OLoRA leave as the plain LoRA of twice the rank with the same scaling.

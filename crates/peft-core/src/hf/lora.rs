@@ -60,25 +60,40 @@ impl LoraSettings {
     /// Rank at the module with this path.
     ///
     /// # Errors
-    /// [`Error::InvalidConfig`] if an expression is malformed or the rank is 0.
+    /// As [`rank_at`].
     pub fn rank_at(&self, module: &str) -> Result<usize> {
-        match *self.rank_pattern.get(module, "rank_pattern")?.unwrap_or(&self.r) {
-            0 => Err(Error::InvalidConfig(format!("{module}: r must be positive"))),
-            rank => Ok(rank),
-        }
+        rank_at(self.r, &self.rank_pattern, module)
     }
 
     /// Scaling `s` at the module with this path.
     ///
     /// # Errors
-    /// As [`rank_at`](Self::rank_at); [`Error::InvalidConfig`] if `α` is no finite number.
+    /// As [`scaling_at`].
     pub fn scaling_at(&self, module: &str) -> Result<f64> {
-        let rank = self.rank_at(module)? as f64;
-        let alpha = *self.alpha_pattern.get(module, "alpha_pattern")?.unwrap_or(&self.lora_alpha);
-        match alpha.is_finite() {
-            true => Ok(if self.use_rslora { alpha / rank.sqrt() } else { alpha / rank }),
-            false => Err(Error::InvalidConfig(format!("{module}: lora_alpha must be a finite number"))),
-        }
+        scaling_at(self.lora_alpha, &self.alpha_pattern, self.rank_at(module)?, self.use_rslora, module)
+    }
+}
+
+/// The rank at a module: that of the first pattern that matches its path, or else `r`.
+///
+/// # Errors
+/// [`Error::InvalidConfig`] if an expression is malformed or the rank is 0.
+pub fn rank_at(r: usize, patterns: &Patterns<usize>, module: &str) -> Result<usize> {
+    match *patterns.get(module, "rank_pattern")?.unwrap_or(&r) {
+        0 => Err(Error::InvalidConfig(format!("{module}: r must be positive"))),
+        rank => Ok(rank),
+    }
+}
+
+/// The scaling at a module: `α / rank`, or `α / √rank` for rsLoRA, with the `α` of the first pattern that matches its path, or else `alpha`.
+///
+/// # Errors
+/// [`Error::InvalidConfig`] if an expression is malformed or `α` is no finite number.
+pub fn scaling_at(alpha: f64, patterns: &Patterns<f64>, rank: usize, rslora: bool, module: &str) -> Result<f64> {
+    let (alpha, rank) = (*patterns.get(module, "alpha_pattern")?.unwrap_or(&alpha), rank as f64);
+    match alpha.is_finite() {
+        true => Ok(if rslora { alpha / rank.sqrt() } else { alpha / rank }),
+        false => Err(Error::InvalidConfig(format!("{module}: lora_alpha must be a finite number"))),
     }
 }
 

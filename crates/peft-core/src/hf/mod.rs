@@ -13,4 +13,4 @@ pub use config::{AdapterConfig, Kind, check_settings};
 pub(crate) use files::canonical;
 pub use files::{AdapterFiles, LeftOut, default_targets, modules};
 pub use keys::{Key, PREFIX, Part, SHARED_PREFIX};
-pub use lora::{LoraSettings, StartOf, start};
+pub use lora::{LoraSettings, StartOf, rank_at, scaling_at, start};
