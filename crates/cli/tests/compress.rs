@@ -97,6 +97,9 @@ fn what_makes_no_sense_is_refused_and_leaves_no_file() {
 
     result(&["compress", &adapter, "--out", &file]);
     assert!(failure(&["compress", &adapter, "--out", &file]).contains("--overwrite"));
+    let output = peft(&["compress", &adapter, "--base", TINY, "--out", &place.path("idle.cpft")]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("--base has no effect"), "{said}");
     let warned = |file: &str| {
         let output = peft(&["compress", &adapter, "--out", &place.path(file)]);
         assert!(output.status.success());

@@ -252,3 +252,17 @@ fn whatever_change_to_the_disk_fails_or_is_the_last_the_run_goes_on_to_the_same_
         assert!(at > 100, "the run changes more than that");
     }
 }
+
+#[test]
+fn a_damaged_state_is_told_with_the_way_out_which_works() {
+    let place = Place::new();
+    let (data, out) = (place.data(), place.path("out"));
+    let arguments = ["finetune", "--model", TINY, "--data", &data, "--max-steps", "1", "--out", &out];
+    result(&arguments);
+    for damage in ["", "{\"began\": ", "{}", "[1, 2]"] {
+        place.write("out/run_state.json", damage);
+        let said = failure(&[&arguments[..], &["--resume"]].concat());
+        assert!(said.contains("run_state.json: is damaged") && said.contains("--overwrite"), "{damage}: {said}");
+        result(&[&arguments[..], &["--overwrite"]].concat());
+    }
+}
